@@ -1,0 +1,124 @@
+//! The contract between the engine and whatever runs the forward pass.
+
+use std::{sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Error, Result},
+    info::{WorkerInfo, WorkerStatus},
+    step::{Step, StepOutput},
+};
+
+/// Runs forward passes somewhere: in this process, in another, on another machine.
+///
+/// All methods are called by the engine's one thread, return at once and never wait for Python. What happens comes back as a
+/// [`BackendEvent`] in the engine's own queue, so that its thread never waits on two things.
+pub trait Backend: Send {
+    /// Begins to load. Ends in one [`BackendEvent::Ready`] or one [`BackendEvent::LoadFailed`].
+    fn start(&mut self, events: BackendEvents) -> Result<()>;
+
+    /// Hands over one step. Steps are answered in the order in which they came, each with one [`BackendEvent::StepDone`], unless
+    /// [`BackendEvent::WorkerLost`] comes instead.
+    fn submit(&mut self, step: &Step) -> Result<()>;
+
+    /// How many steps may be submitted and unanswered: 1 or 2.
+    fn max_in_flight(&self) -> usize;
+
+    /// Asks the worker to cut the running step short where it can. The step is answered all the same.
+    fn abort(&mut self);
+
+    /// Unloads and ends within about `timeout`. Sends [`BackendEvent::Closed`] when done. Calling it twice is fine.
+    fn close(&mut self, timeout: Duration);
+
+    /// The workers as they are now.
+    fn workers(&self) -> Vec<WorkerStatus>;
+}
+
+/// What a backend tells the engine.
+#[derive(Debug)]
+pub enum BackendEvent {
+    /// A part of loading was done.
+    Progress(Progress),
+    /// Loading ended well.
+    Ready(Box<WorkerInfo>),
+    /// Loading failed; the backend is of no further use.
+    LoadFailed(Error),
+    /// A step was answered. An error inside it concerns the rows of that step.
+    StepDone(StepOutput),
+    /// The worker said something.
+    Log(LogRecord),
+    /// The worker ended or cannot be trusted any more; steps in flight will not be answered.
+    WorkerLost(Error),
+    /// [`Backend::close`] is done.
+    Closed,
+}
+
+/// Where a backend sends its events; cheap to clone, callable from any thread, never blocks.
+#[derive(Clone)]
+pub struct BackendEvents(Arc<dyn Fn(BackendEvent) + Send + Sync>);
+
+impl BackendEvents {
+    /// Wraps the function that takes the events.
+    pub fn new(send: impl Fn(BackendEvent) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(send))
+    }
+
+    /// Sends one event. After the engine has gone this does nothing.
+    pub fn send(&self, event: BackendEvent) {
+        (self.0)(event);
+    }
+}
+
+impl std::fmt::Debug for BackendEvents {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("BackendEvents")
+    }
+}
+
+/// How far loading has come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is being done: `python`, `import`, `weights`, `check`, `warmup`.
+    pub stage: String,
+    /// How much of it is done, in the stage's own unit.
+    pub done: f64,
+    /// How much there is to do, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<f64>,
+}
+
+/// How serious a log record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the usual four")]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+/// Which side spoke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "names of the two sides")]
+pub enum LogSource {
+    Rust,
+    Python,
+}
+
+/// One line for the user's logger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LogRecord {
+    /// How serious.
+    pub level: LogLevel,
+    /// Which side spoke.
+    pub source: LogSource,
+    /// The text.
+    pub message: String,
+    /// The request that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
