@@ -109,10 +109,9 @@ fn sampling_params(o: &SamplingOptions, d: &GenerationDefaults) -> Result<Sampli
     if let Some(stop) = o.stop.iter().find(|s| s.is_empty() || s.len() > MAX_STOP_BYTES) {
         return Err(Error::invalid("stop", "texts of 1 to 1024 bytes", format_args!("one of {} bytes", stop.len())));
     }
-    let unit = "topP";
-    let top_p = number(o.top_p, unit, 0.0, 1.0)?;
+    let top_p = number(o.top_p, "topP", 0.0, 1.0)?;
     if top_p == Some(0.0) {
-        return Err(Error::invalid(unit, "a number above 0 and up to 1", 0));
+        return Err(Error::invalid("topP", "a number above 0 and up to 1", 0));
     }
     Ok(SamplingParams {
         max_tokens: integer(o.max_tokens, "maxTokens", 1.0, f64::from(u32::MAX))?.map(|n| n as u32),
@@ -156,9 +155,19 @@ impl ValidRequest {
         &self.prompt
     }
 
+    /// Takes the prompt out, to be tokenized without a copy.
+    pub fn take_prompt(&mut self) -> Prompt {
+        std::mem::replace(&mut self.prompt, Prompt::Ids(Vec::new()))
+    }
+
     /// How to choose tokens and when to stop.
     pub fn params(&self) -> &SamplingParams {
         &self.params
+    }
+
+    /// Gives the generator's key where the caller gave none.
+    pub fn seed_or(&mut self, seed: impl FnOnce() -> u64) {
+        self.params.seed.get_or_insert_with(seed);
     }
 
     /// From the call to the last token.

@@ -1,0 +1,413 @@
+//! The engine's state and what each event does to it. Told the time, it neither reads a clock nor waits; [`crate::engine`] does both.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use pillion_core::{
+    Backend, BackendEvent, Error, ErrorCode, FinishReason, Limits, Stage, StopMatch, WorkerInfo, step::StepOutput,
+};
+use pillion_schedule::{Ended, Scheduler, SchedulerConfig};
+use pillion_tokenize::Tokenizer;
+
+use crate::{
+    admit::Admission,
+    event::{EngineEvent, NewRun},
+    intake::{Intake, ModelFacts},
+    metrics::Counters,
+    output::{EngineOutput, RunOutput},
+    run::Run,
+    status::{EngineState, StatusBoard},
+};
+
+/// Forward passes longer than this gain nothing from a second step in flight, and a stop would be seen a step late.
+const PIPELINE_BELOW: Duration = Duration::from_millis(20);
+/// What unloading may take.
+const UNLOAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Whether the engine's thread goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    Continue,
+    End,
+}
+
+/// What the core shares with handles and pool.
+pub(crate) struct Shared {
+    pub(crate) admission: Arc<Admission>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) board: Arc<Mutex<StatusBoard>>,
+    pub(crate) intake: Intake,
+}
+
+/// All state of an engine. Owned by its one thread.
+pub(crate) struct EngineCore {
+    limits: Limits,
+    shared: Shared,
+    tokenizer: Option<Tokenizer>,
+    backend: Box<dyn Backend>,
+    /// Made when the model is known.
+    scheduler: Option<Scheduler>,
+    runs: HashMap<u32, Run>,
+    deadlines: BinaryHeap<Reverse<(Instant, u32)>>,
+    /// Runs with something to deliver.
+    touched: Vec<u32>,
+    outputs: Vec<EngineOutput>,
+    /// Moving average of the forward passes.
+    forward: Option<Duration>,
+    closing: Closing,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Closing {
+    No,
+    /// What runs may finish until then.
+    Draining(Instant),
+    /// The backend unloads; after this we go without its word.
+    Unloading(Instant),
+    Done,
+}
+
+impl EngineCore {
+    pub(crate) fn new(limits: Limits, shared: Shared, tokenizer: Option<Tokenizer>, backend: Box<dyn Backend>) -> Self {
+        Self {
+            limits,
+            shared,
+            tokenizer,
+            backend,
+            scheduler: None,
+            runs: HashMap::new(),
+            deadlines: BinaryHeap::new(),
+            touched: Vec::new(),
+            outputs: Vec::new(),
+            forward: None,
+            closing: Closing::No,
+        }
+    }
+
+    /// When [`Self::turn`] must be called at the latest, though nothing happens.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let closing = match self.closing {
+            Closing::Draining(at) | Closing::Unloading(at) => Some(at),
+            Closing::No | Closing::Done => None,
+        };
+        let request = self.deadlines.peek().map(|Reverse((at, _))| *at);
+        [closing, request].into_iter().flatten().min()
+    }
+
+    /// Takes in all that has happened, keeps the worker busy, and gives what is to be delivered.
+    pub(crate) fn turn(&mut self, events: &mut Vec<EngineEvent>, now: Instant) -> (Vec<EngineOutput>, Next) {
+        for event in events.drain(..) {
+            self.guard(Stage::Update, |core| core.handle(event, now));
+        }
+        self.guard(Stage::Update, |core| core.control(now));
+        self.guard(Stage::Update, |core| core.expire(now));
+        self.guard(Stage::Schedule, |core| core.submit_steps(now));
+        self.guard(Stage::Update, |core| core.close_when_idle(now));
+        self.guard(Stage::Stream, Self::collect);
+        let next = if self.closing == Closing::Done { Next::End } else { Next::Continue };
+        (std::mem::take(&mut self.outputs), next)
+    }
+
+    /// A bug of ours ends the requests that it met, not the process.
+    fn guard(&mut self, stage: Stage, work: impl FnOnce(&mut Self)) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| work(self))) {
+            self.fail_all(&Error::from_panic(&*payload).with_stage(stage));
+        }
+    }
+
+    fn handle(&mut self, event: EngineEvent, now: Instant) {
+        match event {
+            EngineEvent::Wake => {}
+            EngineEvent::Add(new) => self.add(*new, now),
+            EngineEvent::Backend(BackendEvent::StepDone(output)) => self.step_done(&output, now),
+            EngineEvent::Backend(BackendEvent::Ready(info)) => self.ready(*info),
+            EngineEvent::Backend(BackendEvent::LoadFailed(error)) => self.load_failed(error, now),
+            EngineEvent::Backend(BackendEvent::WorkerLost(error)) => self.worker_lost(&error),
+            EngineEvent::Backend(BackendEvent::Progress(p)) => self.outputs.push(EngineOutput::Progress(p)),
+            EngineEvent::Backend(BackendEvent::Log(r)) => self.outputs.push(EngineOutput::Log(r)),
+            EngineEvent::Backend(BackendEvent::Closed) => self.closed(),
+        }
+    }
+
+    fn ready(&mut self, info: WorkerInfo) {
+        let model = &info.model;
+        let limit = self.limits.max_context.unwrap_or(u32::MAX);
+        // A sequence longer than the whole cache could never run.
+        let cache = u32::try_from(model.kv_tokens).unwrap_or(u32::MAX);
+        let max_context = model.max_context.min(limit).min(cache);
+        let num_slots = model.num_slots.min(self.limits.max_running).max(1);
+        self.scheduler = Some(Scheduler::new(SchedulerConfig {
+            num_slots,
+            kv_tokens: model.kv_tokens,
+            max_batch_tokens: self.limits.max_batch_tokens.max(num_slots),
+            eos_token_ids: model.eos_token_ids.clone(),
+        }));
+        let facts = ModelFacts { defaults: model.defaults.clone(), vocab_size: model.vocab_size, max_context };
+        self.board(|board| {
+            board.info = Some(info);
+            if board.state == EngineState::Starting {
+                board.state = EngineState::Ready;
+            }
+        });
+        self.outputs.push(EngineOutput::Ready);
+        self.shared.intake.open(facts);
+    }
+
+    fn load_failed(&mut self, error: Error, now: Instant) {
+        let error = error.with_stage(Stage::Load);
+        self.board(|board| board.state = EngineState::Failed);
+        self.shared.admission.shut(error.clone());
+        self.shared.intake.fail_waiting(&error);
+        self.outputs.push(EngineOutput::LoadFailed(error));
+        self.start_unloading(now);
+    }
+
+    fn worker_lost(&mut self, error: &Error) {
+        let error = error.clone().with_stage(Stage::Forward);
+        self.board(|board| board.state = EngineState::Failed);
+        self.shared.admission.shut(error.clone());
+        self.shared.intake.fail_waiting(&error);
+        self.fail_all(&error);
+    }
+
+    fn add(&mut self, new: NewRun, now: Instant) {
+        if self.closing == Closing::Done {
+            return;
+        }
+        let run = Run::new(&new, self.tokenizer.as_ref());
+        if self.shared.admission.is_aborted(new.run) {
+            return self.end(run.finish(FinishReason::Abort, None, now));
+        }
+        if run.deadline.is_some_and(|at| at <= now) {
+            return self.end(run.fail(deadline_exceeded(0)));
+        }
+        let Some(scheduler) = &mut self.scheduler else {
+            return self.end(run.fail(Error::internal("a request came through before the model was known")));
+        };
+        if let Some(at) = run.deadline {
+            self.deadlines.push(Reverse((at, new.run)));
+        }
+        scheduler.add(new.run, new.arrival, new.sequence);
+        self.runs.insert(new.run, run);
+    }
+
+    fn step_done(&mut self, output: &StepOutput, now: Instant) {
+        let counters = Arc::clone(&self.shared.counters);
+        Counters::add(&counters.steps, 1);
+        Counters::add(&counters.forward_us, output.forward_ns / 1000);
+        let took = Duration::from_nanos(output.forward_ns);
+        self.forward = Some(self.forward.map_or(took, |average| (average * 7 + took) / 8));
+        let Some(scheduler) = &mut self.scheduler else { return };
+        if let Some(error) = &output.error {
+            Counters::add(&counters.steps_failed, 1);
+            let runs = scheduler.step_failed(output.step_id);
+            for run in runs {
+                self.fail(run, error.clone().with_stage(Stage::Forward));
+            }
+            return;
+        }
+        let (tokens, ended) = scheduler.update_from_output(output);
+        Counters::add(&counters.completion_tokens, tokens.len() as u64);
+        for token in tokens {
+            // A bug that one text shows must not end the others of its batch.
+            let caught = catch_unwind(AssertUnwindSafe(|| self.push_token(&token, output, now)));
+            if let Err(payload) = caught {
+                self.drop_run(token.run);
+                self.fail(token.run, Error::from_panic(&*payload).with_stage(Stage::Detokenize));
+            }
+        }
+        for ended in ended {
+            match ended {
+                Ended::Finished { run, reason, stop_match } => self.finish(run, reason, stop_match, now),
+                Ended::RowFailed { run } => self.fail(run, row_failed()),
+            }
+        }
+    }
+
+    fn push_token(&mut self, token: &pillion_schedule::TokenEvent, output: &StepOutput, now: Instant) {
+        let Some(run) = self.runs.get_mut(&token.run) else { return };
+        let stop_match = run.push(token, output, now);
+        if !std::mem::replace(&mut run.is_touched, true) {
+            self.touched.push(token.run);
+        }
+        if let Some(stop_match) = stop_match {
+            self.drop_run(token.run);
+            self.finish(token.run, FinishReason::Stop, Some(stop_match), now);
+        }
+    }
+
+    fn control(&mut self, now: Instant) {
+        let control = self.shared.admission.take_control();
+        for run in control.aborted {
+            if self.runs.contains_key(&run) {
+                self.drop_run(run);
+                self.finish(run, FinishReason::Abort, None, now);
+            }
+        }
+        let Some(drain) = control.close else { return };
+        match self.closing {
+            Closing::Unloading(_) | Closing::Done => {}
+            Closing::No | Closing::Draining(_) => {
+                self.board(|board| board.state = EngineState::Draining);
+                self.closing = Closing::Draining(now.checked_add(drain).unwrap_or(now + UNLOAD_TIMEOUT));
+            }
+        }
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some(Reverse((at, run))) = self.deadlines.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.deadlines.pop();
+            if let Some(tokens) = self.runs.get(&run).map(Run::completion_tokens) {
+                self.drop_run(run);
+                self.fail(run, deadline_exceeded(tokens));
+            }
+        }
+    }
+
+    /// Keeps the worker busy: never waits to fill a batch.
+    fn submit_steps(&mut self, now: Instant) {
+        if matches!(self.closing, Closing::Unloading(_) | Closing::Done) {
+            return;
+        }
+        let pipelined = self.forward.is_some_and(|f| f < PIPELINE_BELOW);
+        let depth = if pipelined { self.backend.max_in_flight() } else { 1 };
+        while let Some(scheduler) = &mut self.scheduler
+            && scheduler.num_in_flight() < depth
+            && let Some(step) = scheduler.schedule()
+        {
+            Counters::add(&self.shared.counters.prompt_tokens, step.prompts.len() as u64);
+            for run in scheduler.runs_entered(&step) {
+                self.shared.admission.started(run);
+                if let Some(run) = self.runs.get_mut(&run) {
+                    run.scheduled(now);
+                }
+            }
+            if let Err(error) = self.backend.submit(&step) {
+                for run in scheduler.step_failed(step.step_id) {
+                    self.fail(run, error.clone().with_stage(Stage::Forward));
+                }
+                break;
+            }
+        }
+    }
+
+    fn close_when_idle(&mut self, now: Instant) {
+        match self.closing {
+            Closing::Draining(at) => {
+                if at <= now {
+                    let runs: Vec<u32> = self.runs.keys().copied().collect();
+                    for run in runs {
+                        self.drop_run(run);
+                        self.finish(run, FinishReason::Abort, None, now);
+                    }
+                    self.shared.intake.fail_waiting(&Error::new(ErrorCode::Closed, "the engine is closed"));
+                    self.start_unloading(now);
+                } else if self.shared.admission.num_runs() == 0 {
+                    self.start_unloading(now);
+                }
+            }
+            Closing::Unloading(at) if at <= now => self.closed(),
+            _ => {}
+        }
+    }
+
+    fn start_unloading(&mut self, now: Instant) {
+        if matches!(self.closing, Closing::Unloading(_) | Closing::Done) {
+            return;
+        }
+        // A little more than the backend was given, should it never answer.
+        self.closing = Closing::Unloading(now + UNLOAD_TIMEOUT + UNLOAD_TIMEOUT / 2);
+        self.backend.close(UNLOAD_TIMEOUT);
+    }
+
+    fn closed(&mut self) {
+        if self.closing == Closing::Done {
+            return;
+        }
+        self.closing = Closing::Done;
+        let error = Error::new(ErrorCode::Closed, "the engine is closed");
+        self.fail_all(&error);
+        // Requests that are being tokenized: the pool finds them ended.
+        for run in self.shared.admission.take_all() {
+            Counters::add(&self.shared.counters.failed, 1);
+            let finish = Some(Err(error.clone()));
+            self.outputs.push(EngineOutput::Run(RunOutput { run, finish, ..RunOutput::default() }));
+        }
+        self.board(|board| {
+            if board.state != EngineState::Failed {
+                board.state = EngineState::Closed;
+            }
+        });
+        self.outputs.push(EngineOutput::Closed);
+    }
+
+    fn fail_all(&mut self, error: &Error) {
+        if let Some(scheduler) = &mut self.scheduler {
+            scheduler.clear();
+        }
+        let runs: Vec<u32> = self.runs.keys().copied().collect();
+        for run in runs {
+            self.fail(run, error.clone());
+        }
+    }
+
+    fn drop_run(&mut self, run: u32) {
+        if let Some(scheduler) = &mut self.scheduler {
+            scheduler.remove(run);
+        }
+    }
+
+    fn finish(&mut self, run: u32, reason: FinishReason, stop_match: Option<StopMatch>, now: Instant) {
+        if let Some(run) = self.runs.remove(&run) {
+            self.end(run.finish(reason, stop_match, now));
+        }
+    }
+
+    fn fail(&mut self, run: u32, error: Error) {
+        if let Some(run) = self.runs.remove(&run) {
+            self.end(run.fail(error));
+        }
+    }
+
+    fn end(&mut self, output: RunOutput) {
+        let counters = &self.shared.counters;
+        match &output.finish {
+            Some(Ok(f)) if f.finish_reason == FinishReason::Abort => Counters::add(&counters.aborted, 1),
+            Some(Ok(_)) => Counters::add(&counters.finished, 1),
+            _ => Counters::add(&counters.failed, 1),
+        }
+        self.shared.admission.ended(output.run);
+        self.outputs.push(EngineOutput::Run(output));
+    }
+
+    fn collect(&mut self) {
+        for run in std::mem::take(&mut self.touched) {
+            let output = self.runs.get_mut(&run).and_then(Run::take_output);
+            self.outputs.extend(output.map(EngineOutput::Run));
+        }
+    }
+
+    fn board(&self, change: impl FnOnce(&mut StatusBoard)) {
+        let mut board = self.shared.board.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut board);
+        board.workers = self.backend.workers();
+    }
+}
+
+fn deadline_exceeded(tokens: u32) -> Error {
+    Error::new(ErrorCode::DeadlineExceeded, format!("timeoutMs passed after {tokens} tokens")).with_stage(Stage::Queue)
+}
+
+fn row_failed() -> Error {
+    Error::new(ErrorCode::PythonError, "the model gave logits that are not finite")
+        .with_stage(Stage::Forward)
+        .with_remedy("try dtype: 'float32'; if it stays, the weights are damaged")
+}

@@ -1,0 +1,164 @@
+//! The engine around a scripted worker: the order of things, and the unhappy ways.
+
+mod common;
+
+use std::time::Duration;
+
+use common::Bench;
+use pillion_core::{
+    BackendEvent, Error, ErrorCode, FinishReason, Limits, LogLevel, LogRecord, LogSource,
+    step::{NO_TOKEN, StepOutput},
+};
+use pillion_engine::EngineOutput;
+use pillion_testkit::generate;
+
+#[test]
+fn requests_made_while_the_model_loads_wait_for_it() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits::default());
+    bench.engine().generate(1, generate("ab").max_tokens(1).build());
+    script.ready();
+    bench.wait_ready();
+    let step = script.next_step();
+    script.answer(&step, |_| u32::from(b'z'));
+    assert_eq!(bench.whole(1).ok().0, "z");
+}
+
+#[test]
+fn a_model_that_does_not_load_ends_what_waits() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits::default());
+    bench.engine().generate(1, generate("ab").build());
+    script.send(BackendEvent::LoadFailed(Error::new(ErrorCode::ModelLoadFailed, "no weights")));
+    assert_eq!(bench.whole(1).err().code(), ErrorCode::ModelLoadFailed);
+    bench.engine().generate(2, generate("ab").build());
+    assert_eq!(bench.whole(2).err().code(), ErrorCode::ModelLoadFailed);
+    bench.wait_closed();
+    assert_eq!(serde_json::to_value(bench.engine().status()).unwrap()["state"], "failed");
+}
+
+#[test]
+fn requests_join_a_running_batch_and_leave_it() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits::default());
+    script.ready();
+    bench.engine().generate(1, generate("aaaa").build());
+    let first = script.next_step();
+    bench.engine().generate(2, generate("bb").max_tokens(2).build());
+    // The second is in the queue before the first step is answered: it joins at the next boundary.
+    while bench.engine().metrics().gauges["pillion_prompt_tokens_waiting"] < 2.0 {
+        std::thread::yield_now();
+    }
+    script.answer(&first, |_| u32::from(b'x'));
+    let mut step = script.next_step();
+    if step.rows.len() == 1 {
+        script.answer(&step, |_| u32::from(b'x'));
+        step = script.next_step();
+    }
+    assert_eq!((step.rows.len(), step.new.len()), (2, 1));
+    script.answer(&step, |_| u32::from(b'y'));
+    let step = script.next_step();
+    script.answer(&step, |slot| if slot == 0 { 256 } else { u32::from(b'z') });
+    assert_eq!(bench.whole(2).ok().0, "yz");
+    assert!(bench.whole(1).ok().0.starts_with('x'));
+}
+
+#[test]
+fn abort_frees_the_slot_at_the_next_step() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits::default());
+    script.ready();
+    bench.engine().generate(1, generate("aaaa").build());
+    let step = script.next_step();
+    bench.engine().abort(1);
+    bench.engine().abort(1);
+    bench.engine().abort(99);
+    let (text, finish) = bench.whole(1).ok();
+    assert_eq!((text.as_str(), finish.finish_reason), ("", FinishReason::Abort));
+    script.answer(&step, |_| u32::from(b'x'));
+    bench.engine().generate(2, generate("b").max_tokens(1).build());
+    let step = script.next_step();
+    assert_eq!((step.freed.as_slice(), step.rows.len()), ([0].as_slice(), 1));
+    script.answer(&step, |_| u32::from(b'y'));
+    assert_eq!(bench.whole(2).ok().0, "y");
+}
+
+#[test]
+fn a_failing_step_ends_its_rows_and_the_worker_goes_on() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits::default());
+    script.ready();
+    bench.engine().generate(1, generate("aaaa").request_id("first").build());
+    let step = script.next_step();
+    let error = Error::new(ErrorCode::PythonError, "boom");
+    script.send(BackendEvent::StepDone(StepOutput::failed(step.step_id, error)));
+    let error = bench.whole(1).err();
+    assert_eq!((error.code(), error.request_id()), (ErrorCode::PythonError, Some("first")));
+    bench.engine().generate(2, generate("b").max_tokens(1).build());
+    let step = script.next_step();
+    assert_eq!(step.freed, [0]);
+    script.answer(&step, |_| NO_TOKEN);
+    assert!(bench.whole(2).err().message().contains("not finite"));
+}
+
+#[test]
+fn a_lost_worker_ends_all_and_nothing_is_taken_after_it() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits::default());
+    script.ready();
+    bench.engine().generate(1, generate("aaaa").build());
+    script.next_step();
+    script.send(BackendEvent::WorkerLost(Error::new(ErrorCode::WorkerLost, "killed")));
+    let error = bench.whole(1).err();
+    assert!(error.code() == ErrorCode::WorkerLost && error.is_retryable());
+    bench.engine().generate(2, generate("b").build());
+    assert_eq!(bench.whole(2).err().code(), ErrorCode::WorkerLost);
+    bench.engine().close(Duration::ZERO);
+    bench.wait_closed();
+}
+
+#[test]
+fn a_full_queue_refuses_at_once() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits { max_queued_requests: 2, ..Limits::default() });
+    for run in 1..=3 {
+        bench.engine().generate(run, generate("a").max_tokens(1).build());
+    }
+    let error = bench.whole(3).err();
+    assert!(error.code() == ErrorCode::QueueFull && error.is_retryable() && error.remedy().is_some());
+    script.ready();
+    for _ in 0..2 {
+        let step = script.next_step();
+        script.answer(&step, |_| 256);
+        if step.rows.len() == 2 {
+            break;
+        }
+    }
+    bench.whole(1).ok();
+    bench.whole(2).ok();
+}
+
+#[test]
+fn a_deadline_ends_a_run_that_waits() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits::default());
+    script.ready();
+    bench.engine().generate(1, generate("a").sampling(|s| s.timeout_ms = Some(1.0)).build());
+    let error = bench.whole(1).err();
+    assert_eq!(error.code(), ErrorCode::DeadlineExceeded);
+}
+
+#[test]
+fn log_lines_and_progress_pass_through() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits::default());
+    let record = LogRecord {
+        level: LogLevel::Warn,
+        source: LogSource::Python,
+        message: "hot".into(),
+        request_id: None,
+    };
+    script.send(BackendEvent::Log(record.clone()));
+    let EngineOutput::Log(got) = bench.wait_for(|o| matches!(o, EngineOutput::Log(_))) else { unreachable!() };
+    assert_eq!(got, record);
+}
+
+#[test]
+fn close_while_loading_and_with_waiting_requests_ends_everything() {
+    let (mut bench, _script) = Bench::scripted(1, Limits::default());
+    bench.engine().generate(1, generate("a").build());
+    bench.engine().close(Duration::ZERO);
+    assert_eq!(bench.whole(1).err().code(), ErrorCode::Closed);
+    bench.wait_closed();
+}

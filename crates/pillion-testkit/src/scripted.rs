@@ -1,0 +1,114 @@
+//! A backend that does what a test tells it to.
+
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use pillion_core::{
+    Backend, BackendEvent, BackendEvents, Error, Result, WorkerStatus,
+    step::{ROW_SAMPLE, Step, StepOutput},
+};
+
+/// How long a test waits for something that must happen before it fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The engine's end. See [`Script`] for the test's.
+#[derive(Debug)]
+pub struct ScriptedBackend {
+    to_test: Sender<Call>,
+    events: Option<BackendEvents>,
+    max_in_flight: usize,
+}
+
+/// What the engine asked for.
+#[derive(Debug)]
+enum Call {
+    Start(BackendEvents),
+    Submit(Step),
+    Close,
+}
+
+/// The test's end: sees what the engine asks for and decides what comes of it.
+#[derive(Debug)]
+pub struct Script {
+    calls: Receiver<Call>,
+    events: Option<BackendEvents>,
+}
+
+impl ScriptedBackend {
+    /// Both ends.
+    pub fn new(max_in_flight: usize) -> (Self, Script) {
+        let (to_test, calls) = unbounded();
+        (Self { to_test, events: None, max_in_flight }, Script { calls, events: None })
+    }
+
+    fn tell(&self, call: Call) -> Result<()> {
+        self.to_test.send(call).map_err(|_| Error::internal("the script has ended"))
+    }
+}
+
+impl Backend for ScriptedBackend {
+    fn start(&mut self, events: BackendEvents) -> Result<()> {
+        self.events = Some(events.clone());
+        self.tell(Call::Start(events))
+    }
+
+    fn submit(&mut self, step: &Step) -> Result<()> {
+        self.tell(Call::Submit(step.clone()))
+    }
+
+    fn max_in_flight(&self) -> usize {
+        self.max_in_flight
+    }
+
+    fn abort(&mut self) {}
+
+    fn close(&mut self, _timeout: Duration) {
+        let _ = self.tell(Call::Close);
+        if let Some(events) = self.events.take() {
+            events.send(BackendEvent::Closed);
+        }
+    }
+
+    fn workers(&self) -> Vec<WorkerStatus> {
+        Vec::new()
+    }
+}
+
+impl Script {
+    /// Sends an event as the worker would. The engine must have been started.
+    pub fn send(&mut self, event: BackendEvent) {
+        while self.events.is_none() {
+            match self.calls.recv_timeout(PATIENCE).expect("the engine starts its backend") {
+                Call::Start(events) => self.events = Some(events),
+                other => panic!("{other:?} before start"),
+            }
+        }
+        self.events.as_ref().expect("set above").send(event);
+    }
+
+    /// Loading ended well, as [`crate::worker_info`] says.
+    pub fn ready(&mut self) {
+        self.send(BackendEvent::Ready(Box::new(crate::worker_info())));
+    }
+
+    /// The next step that the engine submits.
+    pub fn next_step(&mut self) -> Step {
+        match self.calls.recv_timeout(PATIENCE).expect("the engine submits a step") {
+            Call::Submit(step) => step,
+            other => panic!("{other:?} where a step was expected"),
+        }
+    }
+
+    /// Whether nothing more was asked for so far.
+    pub fn is_quiet(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// Answers a step with one token per sampling row, as `token(slot)` says.
+    pub fn answer(&mut self, step: &Step, token: impl Fn(u32) -> u32) {
+        let sampling = step.rows.iter().filter(|r| r.flags & ROW_SAMPLE != 0);
+        let tokens = sampling.map(|r| token(r.slot)).collect();
+        let output = StepOutput { step_id: step.step_id, forward_ns: 1000, tokens, ..StepOutput::default() };
+        self.send(BackendEvent::StepDone(output));
+    }
+}
