@@ -90,7 +90,18 @@ impl Engine {
     /// Begins to answer `request` as run `run`, a number of the caller's that is free. Never blocks; every failure, also a refused
     /// option, is the run's output.
     pub fn generate(&self, run: u32, request: GenerateRequest) {
-        self.intake.take(run, request);
+        let id = request.request_id.clone();
+        self.intake.take(run, id, Box::new(move || Ok(request)));
+    }
+
+    /// As [`Engine::generate`], with a request that is made on the tokenizer's pool once there is room for it.
+    pub fn generate_from(
+        &self,
+        run: u32,
+        request_id: String,
+        make: impl FnOnce() -> Result<GenerateRequest> + Send + 'static,
+    ) {
+        self.intake.take(run, request_id, Box::new(make));
     }
 
     /// Ends a run with the finish reason `abort`. One that is over stays as it ended.

@@ -28,11 +28,15 @@ pub(crate) struct ModelFacts {
     pub(crate) max_context: u32,
 }
 
+/// Makes a request, on the tokenizer's pool: what only that thread should pay for, such as rendering a chat.
+pub(crate) type MakeRequest = Box<dyn FnOnce() -> Result<GenerateRequest> + Send>;
+
 /// A request that was admitted.
 struct Admitted {
     run: u32,
     arrival: u64,
-    request: GenerateRequest,
+    request_id: String,
+    make: MakeRequest,
     received: Instant,
 }
 
@@ -68,17 +72,17 @@ impl Intake {
         Self(Arc::new(Inner { gate, tokenizer, admission, counters, outputs, queue }))
     }
 
-    /// Admits a request and has it tokenized. Never blocks; a refusal is the run's output.
-    pub(crate) fn take(&self, run: u32, request: GenerateRequest) {
+    /// Admits a request and has it made and tokenized. Never blocks; a refusal is the run's output.
+    pub(crate) fn take(&self, run: u32, request_id: String, make: MakeRequest) {
         Counters::add(&self.0.counters.requests, 1);
         let received = Instant::now();
         match self.0.admission.admit(run) {
-            Ok(arrival) => self.pass(Admitted { run, arrival, request, received }),
+            Ok(arrival) => self.pass(Admitted { run, arrival, request_id, make, received }),
             Err(error) => {
                 if error.code() == ErrorCode::QueueFull {
                     Counters::add(&self.0.counters.refused, 1);
                 }
-                self.0.refuse(run, error.with_request_id(request.request_id));
+                self.0.refuse(run, error.with_request_id(request_id));
             }
         }
     }
@@ -100,7 +104,7 @@ impl Intake {
             Gate::Open(_) => Vec::new(),
         };
         for admitted in waiting {
-            self.0.end(admitted.run, Err(error.clone().with_request_id(admitted.request.request_id)));
+            self.0.end(admitted.run, Err(error.clone().with_request_id(admitted.request_id)));
         }
     }
 
@@ -124,7 +128,7 @@ impl Inner {
         if self.admission.is_aborted(run) {
             return self.end(run, Ok(aborted_early()));
         }
-        let id = admitted.request.request_id.clone();
+        let id = admitted.request_id.clone();
         let new = catch_unwind(AssertUnwindSafe(|| self.tokenize(admitted, facts)))
             .unwrap_or_else(|payload| Err(Error::from_panic(&*payload).with_stage(Stage::Tokenize)));
         match new {
@@ -139,7 +143,8 @@ impl Inner {
     }
 
     fn tokenize(&self, admitted: Admitted, facts: &ModelFacts) -> Result<NewRun> {
-        let Admitted { run, arrival, request, received } = admitted;
+        let Admitted { run, arrival, make, received, .. } = admitted;
+        let request = make()?;
         if let Prompt::Ids(ids) = &request.prompt
             && ids.len() > facts.max_context as usize
         {

@@ -1,0 +1,15 @@
+// `npm run lint`: formatting, linters and types of all languages, each counted as one check. Needs what `npm test` sets up.
+import { python } from './lib/prepare.mjs'
+import { counters, finish, step } from './lib/steps.mjs'
+
+const check = { count: counters.one, keepGoing: true }
+await step('rustfmt', 'cargo', ['fmt', '--all', '--check'], check)
+await step('clippy', 'cargo', ['clippy', '--workspace', '--all-targets', '--quiet', '--', '-D', 'warnings'], check)
+await step('prettier', 'npx', ['prettier', '--check', '.'], check)
+await step('eslint', 'npx', ['eslint', '.'], check)
+await step('tsc', 'npx', ['tsc', '--noEmit'], check)
+await step('index.d.ts is fresh', 'npm', ['run', '--silent', 'check:dts'], check)
+await step('ruff', python, ['-m', 'ruff', 'check', 'python', 'scripts', 'benchmark'], check)
+await step('ruff format', python, ['-m', 'ruff', 'format', '--check', 'python', 'scripts', 'benchmark'], check)
+await step('mypy', python, ['-m', 'mypy', '--config-file', 'python/pyproject.toml', 'python/pillion'], check)
+finish()
