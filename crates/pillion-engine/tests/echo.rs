@@ -70,7 +70,10 @@ fn a_refused_option_is_the_runs_output() {
     let mut bench = Bench::echo(EchoOptions::default());
     bench.engine().generate(1, generate("x").request_id("mine").sampling(|s| s.temperature = Some(-1.0)).build());
     let error = bench.whole(1).err();
-    assert_eq!((error.code(), error.request_id(), error.param()), (ErrorCode::InvalidArgument, Some("mine"), Some("temperature")));
+    assert_eq!(
+        (error.code(), error.request_id(), error.param()),
+        (ErrorCode::InvalidArgument, Some("mine"), Some("temperature"))
+    );
     bench.engine().generate(2, generate("x").ids(&[300]).build());
     assert_eq!(bench.whole(2).err().param(), Some("prompt"));
     let long = "y".repeat(1 << 20);

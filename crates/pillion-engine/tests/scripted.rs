@@ -28,10 +28,10 @@ fn a_model_that_does_not_load_ends_what_waits() {
     let (mut bench, mut script) = Bench::scripted(1, Limits::default());
     bench.engine().generate(1, generate("ab").build());
     script.send(BackendEvent::LoadFailed(Error::new(ErrorCode::ModelLoadFailed, "no weights")));
+    bench.wait_closed();
     assert_eq!(bench.whole(1).err().code(), ErrorCode::ModelLoadFailed);
     bench.engine().generate(2, generate("ab").build());
     assert_eq!(bench.whole(2).err().code(), ErrorCode::ModelLoadFailed);
-    bench.wait_closed();
     assert_eq!(serde_json::to_value(bench.engine().status()).unwrap()["state"], "failed");
 }
 
@@ -143,12 +143,8 @@ fn a_deadline_ends_a_run_that_waits() {
 #[test]
 fn log_lines_and_progress_pass_through() {
     let (mut bench, mut script) = Bench::scripted(1, Limits::default());
-    let record = LogRecord {
-        level: LogLevel::Warn,
-        source: LogSource::Python,
-        message: "hot".into(),
-        request_id: None,
-    };
+    let record =
+        LogRecord { level: LogLevel::Warn, source: LogSource::Python, message: "hot".into(), request_id: None };
     script.send(BackendEvent::Log(record.clone()));
     let EngineOutput::Log(got) = bench.wait_for(|o| matches!(o, EngineOutput::Log(_))) else { unreachable!() };
     assert_eq!(got, record);
