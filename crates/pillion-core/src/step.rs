@@ -495,9 +495,9 @@ mod tests {
         };
         let mut bytes = Vec::new();
         step.encode_into(&mut bytes);
-        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        let digits = |b: &u8| [b >> 4, b & 15].map(|d| char::from_digit(u32::from(d), 16).unwrap());
         assert_eq!(
-            hex,
+            bytes.iter().flat_map(digits).collect::<String>(),
             concat!(
                 "504c4c4e",
                 "0100",

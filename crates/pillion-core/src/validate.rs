@@ -199,7 +199,7 @@ mod tests {
         GenerateRequest { request_id: "r".into(), prompt: Prompt::Ids(vec![1, 2]), sampling }
     }
 
-    fn refused(sampling: SamplingOptions, param: &str) {
+    fn refused(sampling: &SamplingOptions, param: &str) {
         let error = request(sampling.clone())
             .validate(&GenerationDefaults::default(), 10)
             .expect_err(&format!("{sampling:?} must be refused"));
@@ -212,24 +212,24 @@ mod tests {
     fn absurd_values_are_refused_by_name() {
         type O = SamplingOptions;
         for bad in [-1.0, f64::NAN, f64::INFINITY, 101.0] {
-            refused(O { temperature: Some(bad), ..O::default() }, "temperature");
+            refused(&O { temperature: Some(bad), ..O::default() }, "temperature");
         }
         for bad in [0.0, -0.1, 1.1, f64::NAN] {
-            refused(O { top_p: Some(bad), ..O::default() }, "topP");
+            refused(&O { top_p: Some(bad), ..O::default() }, "topP");
         }
         for bad in [0.0, -3.0, 1.5, f64::NAN, 1e12] {
-            refused(O { max_tokens: Some(bad), ..O::default() }, "maxTokens");
+            refused(&O { max_tokens: Some(bad), ..O::default() }, "maxTokens");
         }
         for bad in [-1.0, 0.5, f64::INFINITY] {
-            refused(O { top_k: Some(bad), ..O::default() }, "topK");
-            refused(O { seed: Some(bad), ..O::default() }, "seed");
+            refused(&O { top_k: Some(bad), ..O::default() }, "topK");
+            refused(&O { seed: Some(bad), ..O::default() }, "seed");
         }
-        refused(O { min_p: Some(1.5), ..O::default() }, "minP");
-        refused(O { logprobs: Some(21.0), ..O::default() }, "logprobs");
-        refused(O { timeout_ms: Some(-1.0), ..O::default() }, "timeoutMs");
-        refused(O { priority: Some(0.5), ..O::default() }, "priority");
-        refused(O { stop: vec![String::new()], ..O::default() }, "stop");
-        refused(O { stop: vec!["x".into(); 17], ..O::default() }, "stop");
+        refused(&O { min_p: Some(1.5), ..O::default() }, "minP");
+        refused(&O { logprobs: Some(21.0), ..O::default() }, "logprobs");
+        refused(&O { timeout_ms: Some(-1.0), ..O::default() }, "timeoutMs");
+        refused(&O { priority: Some(0.5), ..O::default() }, "priority");
+        refused(&O { stop: vec![String::new()], ..O::default() }, "stop");
+        refused(&O { stop: vec!["x".into(); 17], ..O::default() }, "stop");
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::{
 
 /// What the engine keeps of a run from its tokenizing to its end.
 pub(crate) struct Run {
-    pub(crate) run: u32,
-    pub(crate) request_id: String,
+    id: u32,
+    request_id: String,
     pub(crate) deadline: Option<Instant>,
     /// Without a tokenizer there are ids and no text.
     decoder: Option<DecodeStream>,
@@ -41,7 +41,7 @@ impl Run {
     pub(crate) fn new(new: &NewRun, tokenizer: Option<&Tokenizer>) -> Self {
         let params = new.sequence.params();
         Self {
-            run: new.run,
+            id: new.run,
             request_id: new.sequence.request_id().to_owned(),
             deadline: new.deadline,
             decoder: tokenizer
@@ -150,7 +150,7 @@ impl Run {
 
     fn stamp(&self, output: RunOutput) -> RunOutput {
         RunOutput {
-            run: self.run,
+            run: self.id,
             prompt_tokens: self.prompt_tokens,
             completion_tokens: self.completion_tokens,
             ..output

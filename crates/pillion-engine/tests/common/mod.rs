@@ -1,5 +1,5 @@
 //! What the engine's tests share: an [`Outputs`] that collects, and an engine around it.
-#![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::{sync::Arc, time::Duration};
 
@@ -53,7 +53,7 @@ impl Bench {
     pub fn new(backend: Box<dyn Backend>, limits: Limits) -> Self {
         let (send, outputs) = unbounded();
         let options = EngineOptions { limits, model_name: "test".into(), ..EngineOptions::default() };
-        let engine = Engine::start(options, Some(Tokenizer::byte()), backend, Arc::new(Collect(send))).unwrap();
+        let engine = Engine::start(options, Some(Tokenizer::byte()), backend, Arc::new(Collect(send))).expect("starts");
         Self { engine: Some(engine), outputs, kept: Vec::new() }
     }
 
