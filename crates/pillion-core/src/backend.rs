@@ -42,13 +42,14 @@ pub enum BackendEvent {
     Progress(Progress),
     /// Loading ended well.
     Ready(Box<WorkerInfo>),
-    /// Loading failed; the backend is of no further use.
+    /// Loading failed, or a lost worker will not be started again; the backend is of no further use.
     LoadFailed(Error),
     /// A step was answered. An error inside it concerns the rows of that step.
     StepDone(StepOutput),
     /// The worker said something.
     Log(LogRecord),
-    /// The worker ended or cannot be trusted any more; steps in flight will not be answered.
+    /// The worker ended or cannot be trusted any more; steps in flight will not be answered. [`Self::Ready`] follows if another took its place, with
+    /// empty slots, else [`Self::LoadFailed`].
     WorkerLost(Error),
     /// [`Backend::close`] is done.
     Closed,

@@ -49,6 +49,15 @@ impl Sequence {
         Ok(Self { request_id, prompt_ids, params, max_tokens, priority })
     }
 
+    /// The same sequence after `emitted` tokens of its answer, as a new prompt: what a new worker needs to go on where the last one ended.
+    /// Sampling is by position, so the answer continues as it would have.
+    #[must_use]
+    pub fn resume(mut self, emitted: &[u32]) -> Self {
+        self.prompt_ids.extend_from_slice(emitted);
+        self.max_tokens = self.max_tokens.saturating_sub(emitted.len() as u32).max(1);
+        self
+    }
+
     /// The request that it answers.
     pub fn request_id(&self) -> &str {
         &self.request_id

@@ -97,6 +97,16 @@ impl Admission {
         inner.waiting_tokens -= tokens;
     }
 
+    /// The run's worker is gone and it waits again.
+    pub(crate) fn requeued(&self, run: u32) {
+        let mut inner = self.lock();
+        let Some(admitted) = inner.runs.get_mut(&run).filter(|a| a.is_running) else { return };
+        admitted.is_running = false;
+        let tokens = admitted.tokens;
+        inner.num_waiting += 1;
+        inner.waiting_tokens += tokens;
+    }
+
     /// The run is over. `false` if it was over already.
     pub(crate) fn ended(&self, run: u32) -> bool {
         let mut inner = self.lock();

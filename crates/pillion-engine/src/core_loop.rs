@@ -9,7 +9,8 @@ use std::{
 };
 
 use pillion_core::{
-    Backend, BackendEvent, Error, ErrorCode, FinishReason, Limits, Stage, StopMatch, WorkerInfo, step::StepOutput,
+    Backend, BackendEvent, Error, ErrorCode, FinishReason, Limits, LogLevel, LogRecord, LogSource, Stage, StopMatch,
+    WorkerInfo, step::StepOutput,
 };
 use pillion_schedule::{Ended, Scheduler, SchedulerConfig};
 use pillion_tokenize::Tokenizer;
@@ -28,6 +29,8 @@ use crate::{
 const PIPELINE_BELOW: Duration = Duration::from_millis(20);
 /// What unloading may take.
 const UNLOAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Workers that may be lost under one request before it is given up.
+const MAX_LOST_WORKERS: u32 = 2;
 
 /// Whether the engine's thread goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +60,8 @@ pub(crate) struct EngineCore {
     /// Runs with something to deliver.
     touched: Vec<u32>,
     outputs: Vec<EngineOutput>,
+    /// No worker is there to submit to.
+    awaits_worker: bool,
     /// Moving average of the forward passes.
     forward: Option<Duration>,
     closing: Closing,
@@ -84,6 +89,7 @@ impl EngineCore {
             deadlines: BinaryHeap::new(),
             touched: Vec::new(),
             outputs: Vec::new(),
+            awaits_worker: true,
             forward: None,
             closing: Closing::No,
         }
@@ -134,28 +140,42 @@ impl EngineCore {
         }
     }
 
+    /// The first worker, or one in the place of a lost one.
     fn ready(&mut self, info: WorkerInfo) {
+        let facts = self.facts(&info);
+        self.board(|board| {
+            board.info = Some(info);
+            if matches!(board.state, EngineState::Starting | EngineState::Degraded) {
+                board.state = EngineState::Ready;
+            }
+        });
+        if let Some((config, facts)) = facts {
+            self.scheduler = Some(Scheduler::new(config));
+            self.outputs.push(EngineOutput::Ready);
+            self.shared.intake.open(facts);
+        }
+        self.awaits_worker = false;
+    }
+
+    /// What the scheduler and the intake need of the model; `None` if they have it, since a restarted worker has loaded the same model.
+    fn facts(&self, info: &WorkerInfo) -> Option<(SchedulerConfig, ModelFacts)> {
+        if self.scheduler.is_some() {
+            return None;
+        }
         let model = &info.model;
         let limit = self.limits.max_context.unwrap_or(u32::MAX);
         // A sequence longer than the whole cache could never run.
         let cache = u32::try_from(model.kv_tokens).unwrap_or(u32::MAX);
         let max_context = model.max_context.min(limit).min(cache);
         let num_slots = model.num_slots.min(self.limits.max_running).max(1);
-        self.scheduler = Some(Scheduler::new(SchedulerConfig {
+        let config = SchedulerConfig {
             num_slots,
             kv_tokens: model.kv_tokens,
             max_batch_tokens: self.limits.max_batch_tokens.max(num_slots),
             eos_token_ids: model.eos_token_ids.clone(),
-        }));
-        let facts = ModelFacts { defaults: model.defaults.clone(), vocab_size: model.vocab_size, max_context };
-        self.board(|board| {
-            board.info = Some(info);
-            if board.state == EngineState::Starting {
-                board.state = EngineState::Ready;
-            }
-        });
-        self.outputs.push(EngineOutput::Ready);
-        self.shared.intake.open(facts);
+        };
+        let defaults = model.defaults.clone();
+        Some((config, ModelFacts { defaults, vocab_size: model.vocab_size, max_context }))
     }
 
     fn load_failed(&mut self, error: Error, now: Instant) {
@@ -163,16 +183,31 @@ impl EngineCore {
         self.board(|board| board.state = EngineState::Failed);
         self.shared.admission.shut(error.clone());
         self.shared.intake.fail_waiting(&error);
+        self.fail_all(&error);
         self.outputs.push(EngineOutput::LoadFailed(error));
         self.start_unloading(now);
     }
 
+    /// What ran is turned into new prefills, prompt and emitted tokens together, for the worker that takes the lost one's place. Streams simply go on.
     fn worker_lost(&mut self, error: &Error) {
         let error = error.clone().with_stage(Stage::Forward);
-        self.board(|board| board.state = EngineState::Failed);
-        self.shared.admission.shut(error.clone());
-        self.shared.intake.fail_waiting(&error);
-        self.fail_all(&error);
+        self.awaits_worker = true;
+        self.board(|board| board.state = EngineState::Degraded);
+        let cut = self.scheduler.as_mut().map(Scheduler::requeue_running).unwrap_or_default();
+        for id in cut {
+            self.shared.admission.requeued(id);
+            // A request that takes every worker down with it must not do so for ever.
+            if self.runs.get_mut(&id).is_some_and(|run| run.lost() > MAX_LOST_WORKERS) {
+                self.drop_run(id);
+                self.fail(id, error.clone());
+            }
+        }
+        self.outputs.push(EngineOutput::Log(LogRecord {
+            level: LogLevel::Error,
+            source: LogSource::Rust,
+            message: error.to_string(),
+            request_id: None,
+        }));
     }
 
     fn add(&mut self, new: NewRun, now: Instant) {
@@ -274,7 +309,7 @@ impl EngineCore {
 
     /// Keeps the worker busy: never waits to fill a batch.
     fn submit_steps(&mut self, now: Instant) {
-        if matches!(self.closing, Closing::Unloading(_) | Closing::Done) {
+        if self.awaits_worker || matches!(self.closing, Closing::Unloading(_) | Closing::Done) {
             return;
         }
         let pipelined = self.forward.is_some_and(|f| f < PIPELINE_BELOW);

@@ -32,6 +32,8 @@ pub(crate) struct Run {
     tokenized: Instant,
     scheduled: Option<Instant>,
     first_token: Option<Instant>,
+    /// Workers that were lost while it ran.
+    num_lost: u32,
     pending: RunOutput,
     /// Whether `pending` is in the engine's list of runs to deliver.
     pub(crate) is_touched: bool,
@@ -56,6 +58,7 @@ impl Run {
             tokenized: new.tokenized,
             scheduled: None,
             first_token: None,
+            num_lost: 0,
             pending: RunOutput::default(),
             is_touched: false,
         }
@@ -64,6 +67,12 @@ impl Run {
     /// The run has entered a step.
     pub(crate) fn scheduled(&mut self, now: Instant) {
         self.scheduled.get_or_insert(now);
+    }
+
+    /// Its worker was lost; how often that has happened to it.
+    pub(crate) fn lost(&mut self) -> u32 {
+        self.num_lost += 1;
+        self.num_lost
     }
 
     /// Takes a token in. The stop string that it completes, if one.

@@ -96,19 +96,67 @@ fn a_failing_step_ends_its_rows_and_the_worker_goes_on() {
     assert!(bench.whole(2).err().message().contains("not finite"));
 }
 
+fn lost() -> BackendEvent {
+    BackendEvent::WorkerLost(Error::new(ErrorCode::WorkerLost, "killed"))
+}
+
 #[test]
-fn a_lost_worker_ends_all_and_nothing_is_taken_after_it() {
+fn a_stream_goes_on_after_a_lost_worker() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits::default());
+    script.ready();
+    bench.engine().generate(1, generate("ab").max_tokens(4).build());
+    for c in b"xy" {
+        let step = script.next_step();
+        script.answer(&step, |_| u32::from(*c));
+    }
+    let unanswered = script.next_step();
+    script.send(lost());
+    bench.wait_for(|o| matches!(o, EngineOutput::Log(_)));
+    assert!(script.is_quiet(), "nothing is submitted while no worker is there");
+    assert_eq!(serde_json::to_value(bench.engine().status()).unwrap()["state"], "degraded");
+    script.ready();
+    let step = script.next_step();
+    assert_eq!(step.prompts, b"abxy".map(u32::from));
+    script.answer(&unanswered, |_| 0);
+    script.answer(&step, |_| u32::from(b'z'));
+    let step = script.next_step();
+    script.answer(&step, |_| u32::from(b'!'));
+    let (text, finish) = bench.whole(1).ok();
+    assert_eq!((text.as_str(), finish.usage.prompt_tokens, finish.usage.completion_tokens), ("xyz!", 2, 4));
+}
+
+#[test]
+fn a_request_that_takes_every_worker_down_is_given_up() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits::default());
+    script.ready();
+    bench.engine().generate(1, generate("ab").build());
+    for _ in 0..3 {
+        script.next_step();
+        script.send(lost());
+        script.ready();
+    }
+    let error = bench.whole(1).err();
+    assert!(error.code() == ErrorCode::WorkerLost && error.is_retryable());
+    bench.engine().generate(2, generate("b").max_tokens(1).build());
+    let step = script.next_step();
+    script.answer(&step, |_| u32::from(b'c'));
+    assert_eq!(bench.whole(2).ok().0, "c");
+}
+
+#[test]
+fn a_worker_lost_for_good_ends_all_and_nothing_is_taken_after_it() {
     let (mut bench, mut script) = Bench::scripted(1, Limits::default());
     script.ready();
     bench.engine().generate(1, generate("aaaa").build());
     script.next_step();
-    script.send(BackendEvent::WorkerLost(Error::new(ErrorCode::WorkerLost, "killed")));
+    script.send(lost());
+    script.send(BackendEvent::LoadFailed(Error::new(ErrorCode::WorkerLost, "killed too often")));
+    bench.wait_closed();
     let error = bench.whole(1).err();
     assert!(error.code() == ErrorCode::WorkerLost && error.is_retryable());
     bench.engine().generate(2, generate("b").build());
     assert_eq!(bench.whole(2).err().code(), ErrorCode::WorkerLost);
     bench.engine().close(Duration::ZERO);
-    bench.wait_closed();
 }
 
 #[test]

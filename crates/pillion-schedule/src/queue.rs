@@ -31,11 +31,11 @@ impl WaitingQueue {
         self.by_place.first_key_value().map(|(_, (_, sequence))| sequence)
     }
 
-    /// Takes the next in order.
-    pub fn pop(&mut self) -> Option<(u32, Sequence)> {
-        let (_, (run, sequence)) = self.by_place.pop_first()?;
+    /// Takes the next in order: its run, its arrival, and itself.
+    pub fn pop(&mut self) -> Option<(u32, u64, Sequence)> {
+        let ((_, arrival), (run, sequence)) = self.by_place.pop_first()?;
         self.forget(run, &sequence);
-        Some((run, sequence))
+        Some((run, arrival, sequence))
     }
 
     /// Takes run `run` out, wherever it is.

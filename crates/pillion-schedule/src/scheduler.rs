@@ -58,13 +58,14 @@ pub enum Ended {
 #[derive(Debug)]
 struct Running {
     run: u32,
+    arrival: u64,
     sequence: Sequence,
     /// Positions handed to the worker so far, in flight or done.
     num_scheduled: u32,
     /// Tokens asked for so far, in flight or known.
     num_sampled: u32,
-    /// Tokens known so far.
-    num_known: u32,
+    /// Tokens known so far; what a new worker would need.
+    emitted: Vec<u32>,
 }
 
 impl Running {
@@ -180,9 +181,10 @@ impl Scheduler {
             let Some(next) = self.waiting.peek() else { break };
             let max_len = next.prompt_ids().len() as u32 + next.max_tokens();
             let Some(slot) = self.slots.allocate(u64::from(max_len)) else { break };
-            let Some((run, sequence)) = self.waiting.pop() else { break };
+            let Some((run, arrival, sequence)) = self.waiting.pop() else { break };
             enter(step, slot, max_len, &sequence);
-            let mut r = Running { run, sequence, num_scheduled: 0, num_sampled: 0, num_known: 0 };
+            let emitted = Vec::new();
+            let mut r = Running { run, arrival, sequence, num_scheduled: 0, num_sampled: 0, emitted };
             prefill_chunk(slot, &mut r, step, plan, budget);
             self.running[slot as usize] = Some(r);
             self.slot_of.insert(run, slot);
@@ -209,9 +211,9 @@ impl Scheduler {
                 ended.push(Ended::RowFailed { run: *run });
                 continue;
             }
-            r.num_known += 1;
+            r.emitted.push(id);
             let is_eos = !r.sequence.params().ignore_eos && self.config.eos_token_ids.contains(&id);
-            let is_last = r.num_known >= r.sequence.max_tokens();
+            let is_last = r.emitted.len() as u32 >= r.sequence.max_tokens();
             tokens.push(TokenEvent { run: *run, id, index, is_eos });
             if is_eos || is_last {
                 self.release(*run);
@@ -236,7 +238,22 @@ impl Scheduler {
         runs
     }
 
-    /// Forgets everything, as after the worker's death: slots, steps in flight and all sequences.
+    /// The worker is gone and another, with empty slots, may take its place: what ran waits again, ahead of what came later, with the tokens that it
+    /// has. Gives the runs that were cut.
+    pub fn requeue_running(&mut self) -> Vec<u32> {
+        self.in_flight.clear();
+        self.slot_of.clear();
+        self.freed.clear();
+        self.slots = SlotAllocator::new(self.config.num_slots, self.config.kv_tokens);
+        let cut: Vec<Running> = self.running.iter_mut().filter_map(Option::take).collect();
+        let runs = cut.iter().map(|r| r.run).collect();
+        for r in cut {
+            self.waiting.push(r.run, r.arrival, r.sequence.resume(&r.emitted));
+        }
+        runs
+    }
+
+    /// Forgets everything: slots, steps in flight and all sequences.
     pub fn clear(&mut self) {
         let config = self.config.clone();
         let next_step_id = self.next_step_id;

@@ -133,7 +133,7 @@ fn priority_goes_first_then_arrival() {
     q.push(3, 6, with(1.0));
     q.push(4, 3, with(0.0));
     assert!(q.remove(4).is_some() && q.remove(4).is_none());
-    let order: Vec<u32> = std::iter::from_fn(|| q.pop().map(|(run, _)| run)).collect();
+    let order: Vec<u32> = std::iter::from_fn(|| q.pop().map(|(run, ..)| run)).collect();
     assert_eq!((order, q.num_tokens()), (vec![3, 2, 1], 0));
 }
 
@@ -164,6 +164,29 @@ fn a_failed_step_ends_its_runs_and_a_failed_row_only_its_own() {
     let step = s.schedule().unwrap();
     assert_eq!(s.step_failed(step.step_id), [1, 3]);
     assert_eq!((s.num_running(), s.num_in_flight()), (0, 0));
+}
+
+#[test]
+fn after_a_lost_worker_what_ran_goes_on_first_with_its_tokens() {
+    let mut s = Scheduler::new(config(1, 100));
+    s.add(1, 0, sequence(3, 5));
+    s.add(2, 1, sequence(2, 5));
+    let a = s.schedule().unwrap();
+    s.update_from_output(&answer(&a, 41));
+    let b = s.schedule().unwrap();
+    s.update_from_output(&answer(&b, 42));
+    let lost = s.schedule().unwrap();
+    assert_eq!(s.requeue_running(), [1]);
+    assert_eq!((s.num_running(), s.num_waiting(), s.num_in_flight()), (0, 2, 0));
+    let again = s.schedule().unwrap();
+    assert_eq!((again.prompts.as_slice(), again.freed.len()), ([0, 1, 2, 41, 42].as_slice(), 0));
+    assert_eq!(again.new[0].max_len, 8, "the room is what it was");
+    assert!(s.update_from_output(&answer(&lost, 9)).0.is_empty(), "a late answer of the lost worker");
+    for left in (0..3).rev() {
+        let step = if left == 2 { again.clone() } else { s.schedule().unwrap() };
+        let (_, ended) = s.update_from_output(&answer(&step, 43));
+        assert_eq!(ended.is_empty(), left > 0);
+    }
 }
 
 #[test]
