@@ -1,1 +1,20 @@
-//! To be written.
+//! The one crate that speaks to `CPython`.
+//!
+//! One artifact for two uses: the C table of [`pillion_core::abi`], which the loader (`pillion-backend-embedded`) calls after it has
+//! loaded a libpython, and the extension module `pillion_bridge`. It is built against the stable ABI of Python 3.10 with no Python at
+//! hand, names no libpython, and knows neither Node nor where the interpreter came from.
+
+mod errors;
+mod handlers;
+mod prelude;
+mod table;
+
+/// The extension module `pillion_bridge`.
+#[pyo3::pymodule]
+mod pillion_bridge {
+    /// The version that Rust, this library and the Python package share.
+    #[pyo3::pyfunction]
+    fn version() -> &'static str {
+        pillion_core::VERSION
+    }
+}

@@ -1,0 +1,177 @@
+//! What one backend and the Python thread share: its options, its state and the way to its engine.
+
+use std::{
+    fs,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use pillion_core::{
+    BackendEvent, BackendEvents, Error, ErrorCode, LogLevel, LogRecord, LogSource, Progress, Result, WorkerInfo,
+    WorkerStatus, step::StepOutput,
+};
+
+use crate::EmbeddedOptions;
+
+/// Steps that may be submitted and unanswered: one runs, one waits behind it.
+pub(crate) const MAX_IN_FLIGHT: usize = 2;
+
+/// How far a backend has come. Only forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub(crate) enum State {
+    Starting,
+    Ready,
+    /// Loading failed.
+    Lost,
+    /// `close` was called; what is still queued is not run.
+    Closing,
+    /// The engine has heard the last of us.
+    Closed,
+}
+
+/// One backend as the Python thread sees it.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) id: u64,
+    pub(crate) options: EmbeddedOptions,
+    events: BackendEvents,
+    /// Held while an event is sent, so that nothing comes after `Closed`; sending never blocks.
+    state: Mutex<State>,
+    in_flight: AtomicUsize,
+    /// Buffers of steps that were answered.
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Client {
+    pub(crate) fn new(id: u64, options: EmbeddedOptions, events: BackendEvents) -> Self {
+        Self {
+            id,
+            options,
+            events,
+            state: Mutex::new(State::Starting),
+            in_flight: AtomicUsize::new(0),
+            spare: Mutex::new(Vec::with_capacity(MAX_IN_FLIGHT)),
+        }
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        *self.state() >= State::Closing
+    }
+
+    /// Takes a place for a step and a buffer to write it to.
+    pub(crate) fn begin_step(&self) -> Result<Vec<u8>> {
+        match *self.state() {
+            State::Ready => {}
+            State::Closing | State::Closed => return Err(closed()),
+            State::Starting | State::Lost => return Err(Error::internal("a step came to a backend that is not ready")),
+        }
+        let taken =
+            self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < MAX_IN_FLIGHT).then_some(n + 1));
+        if taken.is_err() {
+            return Err(Error::internal(format!("a step came while {MAX_IN_FLIGHT} are unanswered")));
+        }
+        Ok(lock(&self.spare).pop().unwrap_or_default())
+    }
+
+    /// Gives the place and the buffer back, then answers.
+    pub(crate) fn end_step(&self, output: StepOutput, buffer: Vec<u8>) {
+        self.cancel_step(buffer);
+        self.send(BackendEvent::StepDone(output));
+    }
+
+    /// Gives the place and the buffer back without an answer.
+    pub(crate) fn cancel_step(&self, buffer: Vec<u8>) {
+        lock(&self.spare).push(buffer);
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn progress(&self, progress: Progress) {
+        self.send(BackendEvent::Progress(progress));
+    }
+
+    pub(crate) fn log(&self, level: LogLevel, source: LogSource, message: impl Into<String>) {
+        self.send(BackendEvent::Log(LogRecord { level, source, message: message.into(), request_id: None }));
+    }
+
+    /// Tells how loading ended.
+    pub(crate) fn loaded(&self, result: Result<Box<WorkerInfo>>) {
+        let mut state = self.state();
+        let (next, event) = match result {
+            Ok(_) if *state >= State::Closing => (*state, BackendEvent::LoadFailed(closed())),
+            Ok(info) => (State::Ready, BackendEvent::Ready(info)),
+            Err(error) => (State::Lost, BackendEvent::LoadFailed(error)),
+        };
+        if *state == State::Closed {
+            return;
+        }
+        if next > *state {
+            *state = next;
+        }
+        self.events.send(event);
+    }
+
+    /// Whether this call began the closing.
+    pub(crate) fn begin_close(&self) -> bool {
+        let mut state = self.state();
+        let begins = *state < State::Closing;
+        if begins {
+            *state = State::Closing;
+        }
+        begins
+    }
+
+    /// Says `Closed`, once.
+    pub(crate) fn closed(&self) {
+        let mut state = self.state();
+        if *state != State::Closed {
+            *state = State::Closed;
+            self.events.send(BackendEvent::Closed);
+        }
+    }
+
+    /// Ends the conversation without a word: the engine is gone.
+    pub(crate) fn forget(&self) {
+        *self.state() = State::Closed;
+    }
+
+    pub(crate) fn status(&self) -> WorkerStatus {
+        let state = match *self.state() {
+            State::Starting => "starting",
+            State::Ready if self.in_flight.load(Ordering::Relaxed) > 0 => "busy",
+            State::Ready => "ready",
+            State::Lost => "lost",
+            State::Closing | State::Closed => "closed",
+        };
+        WorkerStatus { pid: std::process::id(), state: state.to_owned(), restarts: 0, rss_bytes: rss_bytes() }
+    }
+
+    fn send(&self, event: BackendEvent) {
+        let state = self.state();
+        if *state != State::Closed {
+            self.events.send(event);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+/// What a call after `close` gets.
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorCode::Closed, "the backend has been closed")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Resident memory of this process; 0 where the system does not tell it by a file.
+pub(crate) fn rss_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}

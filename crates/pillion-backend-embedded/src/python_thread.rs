@@ -1,0 +1,273 @@
+//! The process's one Python thread: a bounded queue of a closed set of jobs, run one after the other.
+//!
+//! Every backend of the process puts its jobs here and none waits for them. The thread is made by the first backend and never ends; the
+//! process may exit while it runs.
+
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use pillion_core::{
+    Error, ErrorCode, LogLevel, LogSource, Result, Stage, VERSION, WorkerInfo,
+    step::{self, StepOutput},
+};
+
+use crate::{
+    client::{Client, MAX_IN_FLIGHT, closed},
+    interpreter::Interpreter,
+    loader,
+};
+
+/// The repr of a list 900 deep, which Python's recursion limit allows, overflows the usual 2 MiB.
+const STACK_BYTES: usize = 16 << 20;
+/// Backends that may be open at once.
+const MAX_CLIENTS: usize = 64;
+/// Each backend has at most one load, its steps and one close in the queue, so there is always room for them.
+const QUEUE: usize = MAX_CLIENTS * (MAX_IN_FLIGHT + 2);
+/// A log line is cut here; a library may print a whole tensor.
+const MAX_LOG: usize = 64 << 10;
+
+/// What the thread can be asked to do.
+pub(crate) enum Job {
+    /// Start the interpreter if none runs, and load the client's model.
+    Open(Arc<Client>),
+    /// Run a step record.
+    Step { client: Arc<Client>, step_id: u64, record: Vec<u8> },
+    /// Unload the client's model. `done` is dropped when that is done.
+    Close { client: Arc<Client>, done: Sender<()> },
+    /// Run what Python runs at the end of a process, unless `cancelled` by then.
+    Shutdown { cancelled: Arc<AtomicBool>, done: Sender<Result<()>> },
+    /// Panic inside the bridge.
+    TestPanic { done: Sender<Result<()>> },
+}
+
+/// The process's side of the thread.
+struct Process {
+    jobs: Option<Sender<Job>>,
+    /// Backends that are open; the one that was served last comes last, and gets what Python says.
+    clients: Vec<Arc<Client>>,
+    next_id: u64,
+}
+
+static PROCESS: Mutex<Process> = Mutex::new(Process { jobs: None, clients: Vec::new(), next_id: 1 });
+
+/// Counts the client in and makes the thread if there is none.
+pub(crate) fn join(new: impl FnOnce(u64) -> Client) -> Result<Arc<Client>> {
+    let mut process = process();
+    if process.clients.len() >= MAX_CLIENTS {
+        return Err(Error::new(
+            ErrorCode::BridgeUnavailable,
+            format!("{MAX_CLIENTS} engines share this process's interpreter already"),
+        )
+        .with_remedy("close an engine before loading another"));
+    }
+    if process.jobs.is_none() {
+        let (jobs, queue) = bounded(QUEUE);
+        let run = move || run(&queue);
+        thread::Builder::new()
+            .name("pillion-python".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn(run)
+            .map_err(|e| Error::new(ErrorCode::OutOfMemory, format!("the Python thread could not be made: {e}")))?;
+        process.jobs = Some(jobs);
+    }
+    let client = Arc::new(new(process.next_id));
+    process.next_id += 1;
+    process.clients.push(Arc::clone(&client));
+    Ok(client)
+}
+
+/// The thread's queue, after [`join`].
+pub(crate) fn queue() -> Option<Sender<Job>> {
+    process().jobs.clone()
+}
+
+/// Runs Python's `atexit` functions and flushes its streams, for the end of the process. False if Python was busy for `timeout`, or
+/// if one of them raised; true if no interpreter runs.
+///
+/// The interpreter is not finalized, but what has been shut down stays so: start no backend after this.
+pub fn shutdown(timeout: Duration) -> bool {
+    let Some(jobs) = queue() else { return true };
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let (done, result) = bounded(1);
+    if jobs.try_send(Job::Shutdown { cancelled: Arc::clone(&cancelled), done }).is_err() {
+        return false;
+    }
+    let result = result.recv_timeout(timeout);
+    cancelled.store(true, Ordering::Relaxed);
+    matches!(result, Ok(Ok(())))
+}
+
+/// Panics inside the bridge and gives the error that came of it: for tests, here and in Node, that nothing unwinds across the border.
+#[doc(hidden)]
+pub fn test_panic() -> Result<()> {
+    let (done, result) = bounded(1);
+    let sent = queue().map(|jobs| jobs.try_send(Job::TestPanic { done }));
+    match (sent, result.recv()) {
+        (Some(Ok(())), Ok(result)) => result,
+        _ => Err(Error::internal("no Python thread took the job")),
+    }
+}
+
+fn run(queue: &Receiver<Job>) {
+    let mut worker = Worker::default();
+    for job in queue {
+        worker.run(job);
+    }
+}
+
+/// What only the Python thread has.
+#[derive(Default)]
+struct Worker {
+    interpreter: Interpreter,
+    /// The bridge's handle of each client's model.
+    handles: HashMap<u64, u64>,
+    output: Vec<u8>,
+}
+
+impl Worker {
+    fn run(&mut self, job: Job) {
+        match job {
+            Job::Open(client) => {
+                serve(&client);
+                let result = guarded(|| self.open(&client)).map_err(|e| e.with_stage(Stage::Load));
+                client.loaded(result.map(Box::new));
+            }
+            Job::Step { client, step_id, record } => {
+                serve(&client);
+                let output = guarded(|| self.step(&client, step_id, &record));
+                let failed = |e: Error| StepOutput::failed(step_id, e.with_stage(Stage::Forward));
+                client.end_step(output.unwrap_or_else(failed), record);
+            }
+            Job::Close { client, done } => {
+                serve(&client);
+                if let Err(error) = guarded(|| self.close(&client)) {
+                    client.log(LogLevel::Error, LogSource::Rust, format!("unloading the model failed: {error}"));
+                }
+                leave(&client);
+                drop(done);
+            }
+            Job::Shutdown { cancelled, done } => {
+                if !cancelled.load(Ordering::Relaxed) {
+                    let bridge = self.interpreter.bridge();
+                    let _ = done.send(guarded(|| bridge.map_or(Ok(()), loader::Bridge::shutdown)));
+                }
+            }
+            Job::TestPanic { done } => {
+                let bridge = self.interpreter.bridge();
+                let _ = done.send(guarded(|| bridge.map_or(Ok(()), loader::Bridge::test_panic)));
+            }
+        }
+    }
+
+    fn open(&mut self, client: &Arc<Client>) -> Result<WorkerInfo> {
+        if client.is_closing() {
+            return Err(closed());
+        }
+        let bridge = self.interpreter.ensure(client, log_line)?;
+        let config = serde_json::to_string(&client.options.load)
+            .map_err(|e| Error::internal(format!("the load configuration cannot be written: {e}")))?;
+        let progress = |json: &str| match serde_json::from_str(json) {
+            Ok(progress) => client.progress(progress),
+            Err(e) => client.log(LogLevel::Warn, LogSource::Rust, format!("unreadable progress {json:?}: {e}")),
+        };
+        let (handle, info) = bridge.open_model(&config, &progress)?;
+        self.handles.insert(client.id, handle);
+        check_info(&info)
+    }
+
+    fn step(&mut self, client: &Client, step_id: u64, record: &[u8]) -> Result<StepOutput> {
+        if client.is_closing() {
+            return Err(closed());
+        }
+        let (Some(bridge), Some(handle)) = (self.interpreter.bridge(), self.handles.get(&client.id)) else {
+            return Err(Error::internal("a step came to a model that is not loaded"));
+        };
+        bridge.step(*handle, record, &mut self.output)?;
+        let output = StepOutput::decode(&self.output)?;
+        if output.step_id != step_id {
+            return Err(Error::internal(format!("step {step_id} was answered as step {}", output.step_id)));
+        }
+        Ok(output)
+    }
+
+    fn close(&mut self, client: &Client) -> Result<()> {
+        let (Some(handle), Some(bridge)) = (self.handles.remove(&client.id), self.interpreter.bridge()) else {
+            return Ok(());
+        };
+        let result = bridge.close_model(handle);
+        loader::release_free_memory();
+        result
+    }
+}
+
+fn check_info(json: &[u8]) -> Result<WorkerInfo> {
+    let info: WorkerInfo = serde_json::from_slice(json)
+        .map_err(|e| Error::internal(format!("the model's description cannot be read: {e}")))?;
+    if info.version != VERSION || info.step_version != step::VERSION {
+        return Err(Error::new(
+            ErrorCode::VersionMismatch,
+            format!(
+                "the Python package pillion is version {} with step record {}, {VERSION} with {} is needed",
+                info.version,
+                info.step_version,
+                step::VERSION
+            ),
+        )
+        .with_remedy("reinstall the npm package; it ships the Python package that belongs to it"));
+    }
+    Ok(info)
+}
+
+/// What Python printed or logged. Called from any Python thread.
+fn log_line(level: u32, message: &str) {
+    let level = match level {
+        0 => LogLevel::Debug,
+        1 => LogLevel::Info,
+        2 => LogLevel::Warn,
+        _ => LogLevel::Error,
+    };
+    let end = (0..=message.len().min(MAX_LOG)).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+    let client = process().clients.last().map(Arc::clone);
+    if let Some(client) = client {
+        client.log(level, LogSource::Python, &message[..end]);
+    }
+}
+
+/// Sends what Python says from now on to this client.
+fn serve(client: &Arc<Client>) {
+    let mut process = process();
+    if let Some(at) = process.clients.iter().position(|c| c.id == client.id)
+        && at + 1 != process.clients.len()
+    {
+        let client = process.clients.remove(at);
+        process.clients.push(client);
+    }
+}
+
+fn leave(client: &Client) {
+    let gone = {
+        let mut process = process();
+        let at = process.clients.iter().position(|c| c.id == client.id);
+        at.map(|at| process.clients.remove(at))
+    };
+    // Its engine's end of the events may be dropped with it, which is no work for under the lock.
+    drop(gone);
+}
+
+/// A panic of ours ends one job, not the thread.
+fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(Error::from_panic(&*panic)))
+}
+
+fn process() -> MutexGuard<'static, Process> {
+    PROCESS.lock().unwrap_or_else(PoisonError::into_inner)
+}

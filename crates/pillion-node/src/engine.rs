@@ -1,0 +1,315 @@
+//! The engine's handle in JS. `src/engine.ts` is the other side.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use napi::{
+    Env, JsString, JsValue, Status,
+    bindgen_prelude::{Either, Function, Uint32Array},
+    sys,
+    threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode},
+};
+use napi_derive::napi;
+use pillion_core::{Backend, Error, ErrorCode, GenerateRequest, Prompt, Result, SamplingOptions, Stage};
+use pillion_engine::{Engine, EngineOptions, EngineOutput};
+use pillion_tokenize::{TextArena, Tokenizer};
+
+use crate::{
+    bridge::{self, EarlyBackend},
+    columns::Column,
+    error::to_js,
+    load::{LoadOptions, Model},
+    stream::Outbox,
+    texts::{only_text, read_text},
+    tokenizer::{NativeTokenizer, template_options},
+};
+
+/// Wakes JS; weak, so that by itself it does not keep Node alive.
+type Wake = ThreadsafeFunction<(), (), (), Status, false, true>;
+
+/// An engine. Freed by the garbage collector, or with its environment, it closes without waiting.
+#[napi]
+pub struct NativeEngine {
+    shared: Arc<Shared>,
+    wake: Arc<Wake>,
+}
+
+/// What the handle and the thread that loads share.
+struct Shared {
+    state: Mutex<State>,
+    outbox: Arc<Outbox>,
+}
+
+enum State {
+    /// The model is being looked for and the tokenizer read.
+    Starting,
+    Started {
+        engine: Engine,
+        tokenizer: Option<Tokenizer>,
+    },
+    /// It failed, or was closed, before there was an engine.
+    Over,
+}
+
+#[napi]
+impl NativeEngine {
+    /// Begins to load; what happens is told through `wake`, after which `drain` has it.
+    #[napi(constructor, catch_unwind)]
+    pub fn new(options: String, wake: Function<'_, (), ()>) -> napi::Result<Self> {
+        let options = LoadOptions::parse(&options).map_err(to_js)?;
+        let wake = wake.build_threadsafe_function().weak::<true>().callee_handled::<false>().build()?;
+        let wake: Arc<Wake> = Arc::new(wake);
+        let waker = Arc::clone(&wake);
+        let outbox = Outbox::new(move || {
+            // After the environment has gone there is nobody to wake.
+            waker.call((), ThreadsafeFunctionCallMode::NonBlocking);
+        });
+        let shared = Arc::new(Shared { state: Mutex::new(State::Starting), outbox: Arc::new(outbox) });
+        let loader = Arc::clone(&shared);
+        thread::Builder::new().name("pillion-load".to_owned()).spawn(move || loader.load(&options)).map_err(|e| {
+            to_js(Error::new(ErrorCode::OutOfMemory, "the loading thread could not be started").with_cause(e))
+        })?;
+        Ok(Self { shared, wake })
+    }
+
+    /// Whether Node stays alive for this engine.
+    #[napi(catch_unwind)]
+    pub fn set_referenced(&self, env: Env, referenced: bool) {
+        self.wake.handle.with_read_aborted(|gone| {
+            if gone {
+                return;
+            }
+            let raw = self.wake.raw();
+            // SAFETY: the function is not gone, and cannot go while the lock is held; this is the thread of its environment,
+            // since `env` is what this call was made in and handles do not cross environments.
+            let _ = unsafe {
+                if referenced {
+                    sys::napi_ref_threadsafe_function(env.raw(), raw)
+                } else {
+                    sys::napi_unref_threadsafe_function(env.raw(), raw)
+                }
+            };
+        });
+    }
+
+    /// Everything that happened since the last call, as one record.
+    #[napi(catch_unwind, ts_return_type = "Uint32Array")]
+    pub fn drain(&self) -> Column<u32> {
+        Column(self.shared.outbox.drain())
+    }
+
+    /// Begins a run. A failure of any kind is the run's output.
+    #[napi(catch_unwind)]
+    pub fn generate(
+        &self,
+        env: Env,
+        run: u32,
+        request_id: String,
+        #[napi(ts_arg_type = "string | Uint32Array")] prompt: Either<JsString<'_>, Uint32Array>,
+        add_special_tokens: bool,
+        sampling: String,
+    ) -> napi::Result<()> {
+        let prompt = match prompt {
+            Either::A(text) => Source::Text { text: read_text(env, &text.to_unknown(), "prompt")?, add_special_tokens },
+            // Copied: JS may change or transfer its array while the request waits.
+            Either::B(ids) => Source::Ids(ids.to_vec()),
+        };
+        self.begin(run, request_id, sampling, prompt)
+    }
+
+    /// Begins a run that answers a chat: `messages` and `template` are JSON.
+    #[napi(catch_unwind)]
+    pub fn chat(
+        &self,
+        env: Env,
+        run: u32,
+        request_id: String,
+        #[napi(ts_arg_type = "string")] messages: JsString<'_>,
+        template: String,
+        sampling: String,
+    ) -> napi::Result<()> {
+        let messages = read_text(env, &messages.to_unknown(), "messages")?;
+        self.begin(run, request_id, sampling, Source::Chat { messages, template })
+    }
+
+    /// Ends a run with the finish reason `abort`.
+    #[napi(catch_unwind)]
+    pub fn abort(&self, run: u32) {
+        if let State::Started { engine, .. } = &*self.shared.lock() {
+            engine.abort(run);
+        }
+    }
+
+    /// Drains for so many milliseconds, aborts the rest and unloads. `closed` follows.
+    #[napi(catch_unwind)]
+    pub fn close(&self, drain_ms: f64) {
+        let drain = Duration::try_from_secs_f64(drain_ms / 1000.0).unwrap_or(Duration::MAX);
+        self.shared.close(drain);
+    }
+
+    /// The tokenizer, if the model has one.
+    #[napi(catch_unwind)]
+    pub fn tokenizer(&self) -> Option<NativeTokenizer> {
+        match &*self.shared.lock() {
+            State::Started { tokenizer, .. } => tokenizer.clone().map(NativeTokenizer::new),
+            _ => None,
+        }
+    }
+
+    /// `status()` as JSON.
+    #[napi(catch_unwind)]
+    pub fn status(&self) -> napi::Result<String> {
+        self.shared.with_engine(|engine| to_json(&engine.status()))
+    }
+
+    /// `metrics()` as JSON, with the text for Prometheus as `prometheus`.
+    #[napi(catch_unwind)]
+    pub fn metrics(&self) -> napi::Result<String> {
+        self.shared.with_engine(|engine| {
+            let metrics = engine.metrics();
+            let prometheus = metrics.to_prometheus();
+            to_json(&serde_json::json!({
+                "counters": metrics.counters,
+                "gauges": metrics.gauges,
+                "prometheus": prometheus,
+            }))
+        })
+    }
+}
+
+impl NativeEngine {
+    fn begin(&self, run: u32, request_id: String, sampling: String, source: Source) -> napi::Result<()> {
+        let State::Started { engine, tokenizer } = &*self.shared.lock() else {
+            return Err(to_js(Error::new(ErrorCode::Closed, "the engine is not loaded")));
+        };
+        let tokenizer = tokenizer.clone();
+        let id = request_id.clone();
+        engine.generate_from(run, request_id, move || {
+            let sampling: SamplingOptions = serde_json::from_str(&sampling).map_err(|e| {
+                Error::new(ErrorCode::InvalidArgument, format!("the options cannot be used: {e}"))
+                    .with_stage(Stage::Validate)
+            })?;
+            let prompt = source.into_prompt(tokenizer.as_ref())?;
+            Ok(GenerateRequest { request_id: id, prompt, sampling })
+        });
+        Ok(())
+    }
+}
+
+impl Drop for NativeEngine {
+    fn drop(&mut self) {
+        self.shared.close(Duration::ZERO);
+    }
+}
+
+/// Where a prompt comes from, before it is made on the pool.
+enum Source {
+    Text { text: TextArena, add_special_tokens: bool },
+    Ids(Vec<u32>),
+    Chat { messages: TextArena, template: String },
+}
+
+impl Source {
+    fn into_prompt(self, tokenizer: Option<&Tokenizer>) -> Result<Prompt> {
+        match self {
+            Self::Text { text, add_special_tokens } => Ok(Prompt::Text { text: only_text(&text)?, add_special_tokens }),
+            Self::Ids(ids) => Ok(Prompt::Ids(ids)),
+            Self::Chat { messages, template } => {
+                let tokenizer = tokenizer.ok_or_else(|| {
+                    Error::new(ErrorCode::Unsupported, "the model's folder has no tokenizer.json")
+                        .with_stage(Stage::Tokenize)
+                        .with_remedy("render and encode the chat yourself and pass token ids to generate()")
+                })?;
+                let messages = parse(&only_text(&messages)?)?;
+                let text = tokenizer.apply_chat_template(&messages, &template_options(&template)?)?;
+                Ok(Prompt::Ids(tokenizer.encode_rendered(&text)?))
+            }
+        }
+    }
+}
+
+fn parse(json: &str) -> Result<serde_json::Value> {
+    serde_json::from_str(json).map_err(|e| {
+        Error::new(ErrorCode::InvalidArgument, format!("the messages cannot be used: {e}")).with_param("messages")
+    })
+}
+
+fn to_json<T: serde::Serialize>(value: &T) -> napi::Result<String> {
+    serde_json::to_string(value).map_err(|e| to_js(Error::internal(format!("a result could not be written: {e}"))))
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_engine<T>(&self, read: impl FnOnce(&Engine) -> napi::Result<T>) -> napi::Result<T> {
+        match &*self.lock() {
+            State::Started { engine, .. } => read(engine),
+            _ => Err(to_js(Error::new(ErrorCode::Closed, "the engine is not loaded"))),
+        }
+    }
+
+    fn close(&self, drain: Duration) {
+        let mut state = self.lock();
+        match &*state {
+            State::Started { engine, .. } => engine.close(drain),
+            // The thread that loads sees it, and says that it is closed.
+            State::Starting => *state = State::Over,
+            State::Over => {}
+        }
+    }
+
+    /// Runs on a thread of its own: looks for the model, starts the backend, reads the tokenizer, starts the engine.
+    fn load(&self, options: &LoadOptions) {
+        // Unwind safety: the state is set last, by assignment, so that a panic leaves `Starting`, which is handled below.
+        let started = catch_unwind(AssertUnwindSafe(|| self.start(options)))
+            .unwrap_or_else(|payload| Err(Error::from_panic(&*payload).with_stage(Stage::Load)));
+        if let Err(error) = started {
+            *self.lock() = State::Over;
+            self.outbox.put(vec![EngineOutput::LoadFailed(error)]);
+        }
+    }
+
+    fn start(&self, options: &LoadOptions) -> Result<()> {
+        let model = options.find_model()?;
+        let chosen = bridge::choose(options, &model)?;
+        if let Some(threads) = options.threads.tokenizer {
+            pillion_tokenize::set_num_threads(threads as usize)?;
+        }
+        let mut backend = EarlyBackend::start(chosen.backend)?;
+        let tokenizer = read_tokenizer(&model).inspect_err(|_| backend.close(Duration::ZERO))?;
+        let engine_options = EngineOptions {
+            limits: options.limits.clone(),
+            bridge: chosen.bridge,
+            fallbacks: Vec::new(),
+            model_name: options.model_name(),
+        };
+        // Held over the start: the engine's first output can be in JS, which then asks for the engine, before this thread goes on.
+        let mut state = self.lock();
+        if matches!(*state, State::Over) {
+            backend.close(Duration::ZERO);
+            self.outbox.put(vec![EngineOutput::Closed]);
+            return Ok(());
+        }
+        let outputs = Arc::<Outbox>::clone(&self.outbox);
+        let engine = Engine::start(engine_options, tokenizer.clone(), Box::new(backend), outputs)?;
+        *state = State::Started { engine, tokenizer };
+        Ok(())
+    }
+}
+
+/// A model without a `tokenizer.json` takes token ids only.
+fn read_tokenizer(model: &Model) -> Result<Option<Tokenizer>> {
+    match model {
+        Model::Echo { .. } => Ok(Some(Tokenizer::byte())),
+        Model::Pretrained { folder } if folder.join("tokenizer.json").is_file() => {
+            Ok(Some(Tokenizer::from_pretrained(folder)?))
+        }
+        Model::Pretrained { .. } => Ok(None),
+    }
+}

@@ -1,0 +1,209 @@
+//! Texts on their way in: copied as they are on the JS thread, in one arena per call.
+//!
+//! V8 keeps a string as Latin-1 or as UTF-16; asking it for UTF-8 is slow once a text has one curly quote or emoji. So the JS thread
+//! copies UTF-16, at the speed of memory, and the pool makes UTF-8 of it.
+
+use std::ptr;
+
+use napi::{
+    Env,
+    bindgen_prelude::{Array, JsValue, Unknown},
+    sys,
+};
+use napi_derive::napi;
+use pillion_core::{Error, Result};
+use pillion_tokenize::{BatchInput, Text, TextArena};
+
+use crate::error::to_js;
+
+/// The texts of one call: strings as UTF-16, `Uint8Array`s as bytes.
+#[napi]
+#[derive(Debug, Default)]
+pub struct NativeTexts {
+    arena: TextArena,
+    /// UTF-16 units and bytes that are held.
+    units: usize,
+}
+
+#[napi]
+impl NativeTexts {
+    /// An empty arena.
+    #[napi(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Copies `texts[from..to]` until about `max_units` UTF-16 units or bytes are copied; returns where it stopped, at least one further.
+    #[napi(catch_unwind)]
+    pub fn push(
+        &mut self,
+        env: Env,
+        #[napi(ts_arg_type = "readonly (string | Uint8Array | readonly [string | Uint8Array, string | Uint8Array])[]")]
+        texts: Array<'_>,
+        from: u32,
+        to: u32,
+        max_units: u32,
+    ) -> napi::Result<u32> {
+        let enough = self.units.saturating_add(max_units as usize);
+        let mut reader = Reader { env: env.raw(), arena: &mut self.arena, units: &mut self.units };
+        for index in from..to {
+            let value = reader.element(texts.raw(), index)?;
+            reader.item(value, &|| format!("texts[{index}]"))?;
+            if *reader.units >= enough {
+                return Ok(index + 1);
+            }
+        }
+        Ok(to)
+    }
+}
+
+impl NativeTexts {
+    /// The texts, for the pool; the arena is empty afterwards.
+    pub(crate) fn take(&mut self) -> TextArena {
+        self.units = 0;
+        std::mem::take(&mut self.arena)
+    }
+}
+
+/// One string or `Uint8Array`.
+pub(crate) fn read_text(env: Env, value: &Unknown<'_>, name: &str) -> napi::Result<TextArena> {
+    let mut arena = TextArena::default();
+    Reader { env: env.raw(), arena: &mut arena, units: &mut 0 }.text(value.raw(), &|| name.to_owned())?;
+    Ok(arena)
+}
+
+/// The first text of an arena, as UTF-8.
+pub(crate) fn only_text(arena: &TextArena) -> Result<String> {
+    Ok(arena.get(0).0.to_str()?.into_owned())
+}
+
+/// Reads JS values into an arena. `env` is the live environment of the call that made it.
+struct Reader<'a> {
+    env: sys::napi_env,
+    arena: &'a mut TextArena,
+    units: &'a mut usize,
+}
+
+impl Reader<'_> {
+    fn item(&mut self, value: sys::napi_value, name: &dyn Fn() -> String) -> napi::Result<()> {
+        if !self.is_array(value) {
+            return self.text(value, name);
+        }
+        let mut length = 0;
+        // SAFETY: `value` is an array of this call's environment, and `length` outlives the call.
+        let status = unsafe { sys::napi_get_array_length(self.env, value, &raw mut length) };
+        if status != sys::Status::napi_ok || length != 2 {
+            let got = format_args!("an array of {length}");
+            return Err(to_js(Error::invalid(&name(), "a text or a pair of two texts", got)));
+        }
+        for index in 0..2 {
+            let text = self.element(value, index)?;
+            self.text(text, &|| format!("{}[{index}]", name()))?;
+        }
+        self.arena.join_last_pair();
+        Ok(())
+    }
+
+    fn text(&mut self, value: sys::napi_value, name: &dyn Fn() -> String) -> napi::Result<()> {
+        if let Some(length) = self.string_length(value) {
+            return self.copy_string(value, length);
+        }
+        if self.copy_bytes(value) {
+            return Ok(());
+        }
+        Err(to_js(Error::invalid(&name(), "a string or a Uint8Array with UTF-8", self.type_name(value))))
+    }
+
+    /// The string's length in UTF-16 units; `None` for what is no string.
+    fn string_length(&self, value: sys::napi_value) -> Option<usize> {
+        let mut length = 0;
+        // SAFETY: `value` is of this call's environment; without a buffer only the length is written.
+        let status = unsafe { sys::napi_get_value_string_utf16(self.env, value, ptr::null_mut(), 0, &raw mut length) };
+        (status == sys::Status::napi_ok).then_some(length)
+    }
+
+    fn copy_string(&mut self, value: sys::napi_value, length: usize) -> napi::Result<()> {
+        *self.units += length;
+        let mut status = sys::Status::napi_ok;
+        let env = self.env;
+        // Node-API writes a NUL behind the text.
+        self.arena.push_utf16_with(length + 1, |buffer| {
+            let mut copied = 0;
+            // SAFETY: `value` is a string of this call's environment; Node-API writes at most the buffer's length, the NUL included.
+            status = unsafe {
+                sys::napi_get_value_string_utf16(env, value, buffer.as_mut_ptr(), buffer.len(), &raw mut copied)
+            };
+            copied
+        });
+        if status == sys::Status::napi_ok {
+            Ok(())
+        } else {
+            Err(to_js(Error::internal(format!("a string could not be copied: status {status}"))))
+        }
+    }
+
+    /// Whether it was a `Uint8Array`.
+    fn copy_bytes(&mut self, value: sys::napi_value) -> bool {
+        let (mut kind, mut length, mut data) = (0, 0, ptr::null_mut());
+        // SAFETY: `value` is of this call's environment; what is no typed array gives a status. The unused outputs may be null.
+        let status = unsafe {
+            let (buffer, offset) = (ptr::null_mut(), ptr::null_mut());
+            sys::napi_get_typedarray_info(
+                self.env,
+                value,
+                &raw mut kind,
+                &raw mut length,
+                &raw mut data,
+                buffer,
+                offset,
+            )
+        };
+        if status != sys::Status::napi_ok || kind != sys::TypedarrayType::uint8_array {
+            return false;
+        }
+        *self.units += length;
+        let bytes = if length == 0 || data.is_null() {
+            &[]
+        } else {
+            // SAFETY: V8 holds `length` bytes at `data`, and none of its code runs while they are copied below. A `SharedArrayBuffer`
+            // may be written to by another thread meanwhile: the copy may then hold a mix of bytes, which are checked later.
+            unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length) }
+        };
+        self.arena.push(Text::Utf8Bytes(bytes));
+        true
+    }
+
+    fn element(&self, array: sys::napi_value, index: u32) -> napi::Result<sys::napi_value> {
+        let mut value = ptr::null_mut();
+        // SAFETY: `array` is an object of this call's environment, and `value` outlives the call.
+        let status = unsafe { sys::napi_get_element(self.env, array, index, &raw mut value) };
+        if status == sys::Status::napi_ok {
+            Ok(value)
+        } else {
+            Err(to_js(Error::internal(format!("element {index} could not be read: status {status}"))))
+        }
+    }
+
+    fn is_array(&self, value: sys::napi_value) -> bool {
+        let mut is_array = false;
+        // SAFETY: `value` is of this call's environment, and `is_array` outlives the call.
+        let status = unsafe { sys::napi_is_array(self.env, value, &raw mut is_array) };
+        status == sys::Status::napi_ok && is_array
+    }
+
+    fn type_name(&self, value: sys::napi_value) -> &'static str {
+        let mut kind = -1;
+        // SAFETY: `value` is of this call's environment, and `kind` outlives the call.
+        unsafe { sys::napi_typeof(self.env, value, &raw mut kind) };
+        match kind {
+            sys::ValueType::napi_undefined => "undefined",
+            sys::ValueType::napi_null => "null",
+            sys::ValueType::napi_boolean => "a boolean",
+            sys::ValueType::napi_number => "a number",
+            sys::ValueType::napi_symbol => "a symbol",
+            sys::ValueType::napi_function => "a function",
+            sys::ValueType::napi_bigint => "a bigint",
+            _ => "an object",
+        }
+    }
+}

@@ -1,0 +1,506 @@
+//! The tokenizer's handle in JS. `src/tokenizer.ts` is the other side.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+};
+
+use napi::{
+    Env, Status,
+    bindgen_prelude::{FnArgs, Function, Object, ToNapiValue, Uint32Array},
+    sys,
+    threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode},
+};
+use napi_derive::napi;
+use pillion_core::{Error, ErrorCode, Result};
+use pillion_tokenize::{
+    BatchControl, BatchInput, ColumnData, Columns, DecodeOptions, DecodeStream, EncodeOptions, OffsetUnit,
+    ParseSpecialTokens, Side, TemplateOptions, Text, Tokenizer, Truncation, TruncationStrategy,
+};
+use serde::Deserialize;
+
+use crate::{
+    columns::Column,
+    cut::cut_to_tokens,
+    error::{on_pool, to_js},
+    load::find_folder,
+    texts::NativeTexts,
+};
+
+/// Tells JS how much of a batch is done; weak, since the promise keeps Node alive.
+type OnProgress = ThreadsafeFunction<(u32, u32), (), FnArgs<(u32, u32)>, Status, false, true>;
+
+/// A tokenizer.
+#[napi]
+pub struct NativeTokenizer {
+    tokenizer: Tokenizer,
+}
+
+/// Ends a batch early. Thread-safe.
+#[napi]
+#[derive(Default)]
+pub struct NativeCancel {
+    cancelled: Arc<AtomicBool>,
+}
+
+/// Turns ids into text as they come.
+#[napi]
+pub struct NativeDecodeStream {
+    stream: DecodeStream,
+}
+
+/// Which engine runs.
+#[napi(object)]
+pub struct NativeEngineInfo {
+    /// Its name.
+    pub name: String,
+    /// Why a faster one does not.
+    pub reason: Option<String>,
+}
+
+#[napi]
+impl NativeCancel {
+    /// Not cancelled.
+    #[napi(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Ends the batch soon.
+    #[napi]
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was.
+    #[napi]
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+}
+
+impl NativeTokenizer {
+    pub(crate) fn new(tokenizer: Tokenizer) -> Self {
+        Self { tokenizer }
+    }
+}
+
+#[napi]
+impl NativeTokenizer {
+    /// Reads a `tokenizer.json`.
+    #[napi(catch_unwind, ts_return_type = "Promise<NativeTokenizer>")]
+    pub fn from_file(env: &Env, path: String) -> napi::Result<Object<'_>> {
+        on_pool(env, move || Ok(Self::new(Tokenizer::from_file(Path::new(&path))?)))
+    }
+
+    /// Reads the text of a `tokenizer.json`.
+    #[napi(catch_unwind, ts_return_type = "Promise<NativeTokenizer>")]
+    pub fn from_json<'env>(env: &'env Env, json: &mut NativeTexts) -> napi::Result<Object<'env>> {
+        let arena = json.take();
+        on_pool(env, move || Ok(Self::new(Tokenizer::from_json(arena.get(0).0.to_str()?.as_bytes())?)))
+    }
+
+    /// Reads a model folder, or the snapshot of a hub id in the local cache.
+    #[napi(catch_unwind, ts_return_type = "Promise<NativeTokenizer>")]
+    pub fn from_pretrained(env: &Env, name: String) -> napi::Result<Object<'_>> {
+        on_pool(env, move || Ok(Self::new(Tokenizer::from_pretrained(&find_folder(&name)?)?)))
+    }
+
+    /// Which engine runs.
+    #[napi]
+    pub fn engine(&self) -> NativeEngineInfo {
+        let info = self.tokenizer.engine();
+        NativeEngineInfo { name: info.name.to_owned(), reason: info.reason.clone() }
+    }
+
+    /// How many ids have a token.
+    #[napi]
+    pub fn vocab_size(&self) -> u32 {
+        self.tokenizer.vocab_size() as u32
+    }
+
+    /// Encodes the one text or pair, on this thread.
+    #[napi(catch_unwind, ts_return_type = "import('./encoding').EncodedColumns")]
+    pub fn encode(&self, texts: &mut NativeTexts, options: Option<String>) -> napi::Result<Encoded> {
+        let options = encode_options(options.as_deref()).map_err(to_js)?;
+        encode_one(&self.tokenizer, &texts.take(), &options).map_err(to_js)
+    }
+
+    /// Encodes the one text or pair on the pool.
+    #[napi(catch_unwind, ts_return_type = "Promise<import('./encoding').EncodedColumns>")]
+    pub fn encode_async<'env>(
+        &self,
+        env: &'env Env,
+        texts: &mut NativeTexts,
+        options: Option<String>,
+    ) -> napi::Result<Object<'env>> {
+        let (tokenizer, texts) = (self.tokenizer.clone(), texts.take());
+        on_pool(env, move || encode_one(&tokenizer, &texts, &encode_options(options.as_deref())?))
+    }
+
+    /// Encodes all texts on the pool.
+    #[napi(catch_unwind, ts_return_type = "Promise<import('./encoding').EncodedBatch>")]
+    pub fn encode_batch<'env>(
+        &self,
+        env: &'env Env,
+        texts: &mut NativeTexts,
+        options: Option<String>,
+        cancel: &NativeCancel,
+        #[napi(ts_arg_type = "((done: number, total: number) => void) | undefined | null")] on_progress: Option<
+            Function<'_, FnArgs<(u32, u32)>, ()>,
+        >,
+    ) -> napi::Result<Object<'env>> {
+        let (tokenizer, texts) = (self.tokenizer.clone(), texts.take());
+        let cancelled = Arc::clone(&cancel.cancelled);
+        let on_progress = on_progress.map(progress_function).transpose()?;
+        on_pool(env, move || {
+            let options = encode_options(options.as_deref())?;
+            let told = AtomicU32::new(0);
+            let tell = |done: usize, total: usize| {
+                if let Some(on_progress) = &on_progress
+                    && is_news(&told, done, total)
+                {
+                    on_progress.call((done as u32, total as u32), ThreadsafeFunctionCallMode::NonBlocking);
+                }
+            };
+            let control = BatchControl { cancel: Some(&cancelled), progress: Some(&tell), ..BatchControl::default() };
+            let batch = tokenizer.encode_batch(&texts, &options, control)?;
+            Ok(EncodedBatch {
+                row_offsets: batch.row_offsets,
+                sources: batch.sources,
+                encoded: Encoded { ids: batch.ids, columns: batch.columns },
+            })
+        })
+    }
+
+    /// Counts the tokens of the one text, on this thread.
+    #[napi(catch_unwind)]
+    pub fn count(&self, texts: &mut NativeTexts) -> napi::Result<u32> {
+        let texts = texts.take();
+        let count = texts.get(0).0.to_str().and_then(|text| self.tokenizer.count(&text));
+        count.map(|count| count as u32).map_err(to_js)
+    }
+
+    /// Counts the tokens of all texts on the pool.
+    #[napi(catch_unwind, ts_return_type = "Promise<Uint32Array>")]
+    pub fn count_batch<'env>(
+        &self,
+        env: &'env Env,
+        texts: &mut NativeTexts,
+        cancel: &NativeCancel,
+    ) -> napi::Result<Object<'env>> {
+        let (tokenizer, texts) = (self.tokenizer.clone(), texts.take());
+        let cancelled = Arc::clone(&cancel.cancelled);
+        on_pool(env, move || {
+            let control = BatchControl { cancel: Some(&cancelled), ..BatchControl::default() };
+            Ok(Column(tokenizer.count_batch(&texts, control)?))
+        })
+    }
+
+    /// Where to cut the one text so that it has at most `max` tokens: the first and the last unit to keep.
+    #[napi(catch_unwind)]
+    pub fn cut_to_tokens(&self, texts: &mut NativeTexts, max: u32, left: bool) -> napi::Result<Vec<u32>> {
+        let texts = texts.take();
+        let (text, unit) = match texts.get(0).0 {
+            text @ Text::Utf16(_) => (text, OffsetUnit::Utf16),
+            text => (text, OffsetUnit::Byte),
+        };
+        let side = if left { Side::Left } else { Side::Right };
+        let kept = text.to_str().and_then(|text| cut_to_tokens(&self.tokenizer, &text, max as usize, side, unit));
+        let (start, end) = kept.map_err(to_js)?;
+        Ok(vec![start, end])
+    }
+
+    /// The id of a token.
+    #[napi(catch_unwind)]
+    pub fn token_to_id(&self, token: String) -> Option<u32> {
+        self.tokenizer.token_to_id(&token)
+    }
+
+    /// The token of an id.
+    #[napi(catch_unwind)]
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id).map(str::to_owned)
+    }
+
+    /// The tokens of ids; an id without one gives an empty text.
+    #[napi(catch_unwind)]
+    pub fn ids_to_tokens(&self, ids: Uint32Array) -> Vec<String> {
+        ids.iter().map(|&id| self.tokenizer.id_to_token(id).unwrap_or_default().to_owned()).collect()
+    }
+
+    /// The padding token's id, if the tokenizer has one.
+    #[napi(catch_unwind)]
+    pub fn pad_id(&self) -> Option<u32> {
+        self.tokenizer.special_token_id("pad_token")
+    }
+
+    /// Decodes ids on this thread.
+    #[napi(catch_unwind)]
+    pub fn decode(&self, ids: Uint32Array, skip_special_tokens: bool, clean_up: bool) -> napi::Result<String> {
+        let options = DecodeOptions { skip_special_tokens, clean_up };
+        self.tokenizer.decode(&ids, &options).map_err(to_js)
+    }
+
+    /// Decodes rows of ids on the pool.
+    #[napi(catch_unwind, ts_return_type = "Promise<string[]>")]
+    pub fn decode_batch<'env>(
+        &self,
+        env: &'env Env,
+        ids: Uint32Array,
+        row_offsets: Uint32Array,
+        skip_special_tokens: bool,
+        clean_up: bool,
+        cancel: &NativeCancel,
+    ) -> napi::Result<Object<'env>> {
+        // Copied: JS may change or transfer its arrays during the call.
+        let (tokenizer, ids, row_offsets) = (self.tokenizer.clone(), ids.to_vec(), row_offsets.to_vec());
+        let cancelled = Arc::clone(&cancel.cancelled);
+        on_pool(env, move || {
+            let options = DecodeOptions { skip_special_tokens, clean_up };
+            let control = BatchControl { cancel: Some(&cancelled), ..BatchControl::default() };
+            Ok(tokenizer.decode_batch(&ids, &row_offsets, options, control)?)
+        })
+    }
+
+    /// A stream that decodes.
+    #[napi(catch_unwind)]
+    pub fn decode_stream(&self, skip_special_tokens: bool, clean_up: bool) -> NativeDecodeStream {
+        let options = DecodeOptions { skip_special_tokens, clean_up };
+        NativeDecodeStream { stream: self.tokenizer.decode_stream(options) }
+    }
+
+    /// Renders messages; both arguments are JSON.
+    #[napi(catch_unwind)]
+    pub fn apply_chat_template(&self, messages: String, options: String) -> napi::Result<String> {
+        let render = || {
+            let messages = serde_json::from_str(&messages).map_err(|e| bad_json("the messages", &e))?;
+            Ok::<_, Error>(self.tokenizer.apply_chat_template(&messages, &template_options(&options)?)?)
+        };
+        render().map_err(to_js)
+    }
+}
+
+#[napi]
+impl NativeDecodeStream {
+    /// Takes ids; returns the text that is certain.
+    #[napi(catch_unwind)]
+    pub fn push(&mut self, ids: Uint32Array) -> String {
+        self.stream.push(&ids)
+    }
+
+    /// The rest.
+    #[napi(catch_unwind)]
+    pub fn end(&mut self) -> String {
+        self.stream.end()
+    }
+}
+
+/// An encoding on its way out.
+pub struct Encoded {
+    ids: Vec<u32>,
+    columns: ColumnData,
+}
+
+/// A batch on its way out.
+struct EncodedBatch {
+    row_offsets: Vec<u32>,
+    sources: Vec<u32>,
+    encoded: Encoded,
+}
+
+impl ToNapiValue for Encoded {
+    unsafe fn to_napi_value(env: sys::napi_env, encoded: Self) -> napi::Result<sys::napi_value> {
+        let env = Env::from_raw(env);
+        let mut object = Object::new(&env)?;
+        encoded.set_on(&mut object)?;
+        // SAFETY: the object was made in this environment, which is live.
+        unsafe { ToNapiValue::to_napi_value(env.raw(), object) }
+    }
+}
+
+impl ToNapiValue for EncodedBatch {
+    unsafe fn to_napi_value(env: sys::napi_env, batch: Self) -> napi::Result<sys::napi_value> {
+        let env = Env::from_raw(env);
+        let mut object = Object::new(&env)?;
+        object.set("rowOffsets", Column(batch.row_offsets))?;
+        object.set("sources", Column(batch.sources))?;
+        batch.encoded.set_on(&mut object)?;
+        // SAFETY: the object was made in this environment, which is live.
+        unsafe { ToNapiValue::to_napi_value(env.raw(), object) }
+    }
+}
+
+impl Encoded {
+    fn set_on(self, object: &mut Object<'_>) -> napi::Result<()> {
+        let ColumnData { offsets, attention_mask, special_tokens_mask, type_ids, word_ids } = self.columns;
+        object.set("ids", Column(self.ids))?;
+        offsets.map(|column| object.set("offsets", Column(column))).transpose()?;
+        attention_mask.map(|column| object.set("attentionMask", Column(column))).transpose()?;
+        special_tokens_mask.map(|column| object.set("specialTokensMask", Column(column))).transpose()?;
+        type_ids.map(|column| object.set("typeIds", Column(column))).transpose()?;
+        word_ids.map(|column| object.set("wordIds", Column(column))).transpose()?;
+        Ok(())
+    }
+}
+
+fn encode_one(tokenizer: &Tokenizer, texts: &impl BatchInput, options: &EncodeOptions) -> Result<Encoded> {
+    let (text, pair) = texts.get(0);
+    let text = text.to_str()?;
+    let encoding = match pair {
+        None => tokenizer.encode(&text, options)?,
+        Some(pair) => tokenizer.encode_pair(&text, &pair.to_str()?, options)?,
+    };
+    Ok(Encoded { ids: encoding.ids, columns: encoding.columns })
+}
+
+fn progress_function(function: Function<'_, FnArgs<(u32, u32)>, ()>) -> napi::Result<OnProgress> {
+    function
+        .build_threadsafe_function()
+        .weak::<true>()
+        .callee_handled::<false>()
+        .build_callback(|context| Ok(FnArgs::from(context.value)))
+}
+
+/// Whether another hundredth is done since the last time that JS was told.
+fn is_news(told: &AtomicU32, done: usize, total: usize) -> bool {
+    let percent = (done * 100 / total.max(1)) as u32;
+    told.fetch_max(percent, Ordering::Relaxed) < percent
+}
+
+/// The options of a call, as `src/tokenizer.ts` writes them.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+struct EncodeJson {
+    include: Vec<ColumnName>,
+    add_special_tokens: Option<bool>,
+    parse_special_tokens: Option<ParseJson>,
+    offset_unit: Option<UnitJson>,
+    truncation: Option<TruncationJson>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase")]
+enum ColumnName {
+    Offsets,
+    AttentionMask,
+    SpecialTokensMask,
+    TypeIds,
+    WordIds,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ParseJson {
+    All(bool),
+    Only(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum UnitJson {
+    Utf16,
+    CodePoint,
+    Byte,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TruncationJson {
+    max_length: usize,
+    side: Option<SideJson>,
+    strategy: Option<StrategyJson>,
+    #[serde(default)]
+    stride: usize,
+    #[serde(default)]
+    overflow: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum SideJson {
+    Left,
+    Right,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum StrategyJson {
+    LongestFirst,
+    OnlyFirst,
+    OnlySecond,
+}
+
+/// Without JSON: the defaults.
+fn encode_options(json: Option<&str>) -> Result<EncodeOptions> {
+    let Some(json) = json else { return Ok(EncodeOptions::default()) };
+    let options: EncodeJson = serde_json::from_str(json).map_err(|e| bad_json("the options", &e))?;
+    let mut columns = Columns::default();
+    for column in &options.include {
+        match column {
+            ColumnName::Offsets => columns.offsets = true,
+            ColumnName::AttentionMask => columns.attention_mask = true,
+            ColumnName::SpecialTokensMask => columns.special_tokens_mask = true,
+            ColumnName::TypeIds => columns.type_ids = true,
+            ColumnName::WordIds => columns.word_ids = true,
+        }
+    }
+    Ok(EncodeOptions {
+        columns,
+        add_special_tokens: options.add_special_tokens.unwrap_or(true),
+        parse_special_tokens: match options.parse_special_tokens {
+            None | Some(ParseJson::All(false)) => ParseSpecialTokens::None,
+            Some(ParseJson::All(true)) => ParseSpecialTokens::All,
+            Some(ParseJson::Only(names)) => ParseSpecialTokens::Only(names),
+        },
+        offset_unit: match options.offset_unit {
+            None | Some(UnitJson::Utf16) => OffsetUnit::Utf16,
+            Some(UnitJson::CodePoint) => OffsetUnit::CodePoint,
+            Some(UnitJson::Byte) => OffsetUnit::Byte,
+        },
+        truncation: options.truncation.map(truncation),
+    })
+}
+
+fn truncation(json: TruncationJson) -> Truncation {
+    Truncation {
+        max_length: json.max_length,
+        side: match json.side {
+            None | Some(SideJson::Right) => Side::Right,
+            Some(SideJson::Left) => Side::Left,
+        },
+        strategy: match json.strategy {
+            None | Some(StrategyJson::LongestFirst) => TruncationStrategy::LongestFirst,
+            Some(StrategyJson::OnlyFirst) => TruncationStrategy::OnlyFirst,
+            Some(StrategyJson::OnlySecond) => TruncationStrategy::OnlySecond,
+        },
+        stride: json.stride,
+        overflow: json.overflow,
+    }
+}
+
+/// The options of a template, as `src/chat.ts` writes them.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TemplateJson {
+    tools: Option<serde_json::Value>,
+    #[serde(default)]
+    add_generation_prompt: bool,
+    template: Option<String>,
+    #[serde(default)]
+    variables: serde_json::Map<String, serde_json::Value>,
+}
+
+/// Reads a template's options.
+pub(crate) fn template_options(json: &str) -> Result<TemplateOptions> {
+    let TemplateJson { tools, add_generation_prompt, template, variables } =
+        serde_json::from_str(json).map_err(|e| bad_json("the template's options", &e))?;
+    Ok(TemplateOptions { tools, add_generation_prompt, template, variables })
+}
+
+fn bad_json(what: &str, error: &serde_json::Error) -> Error {
+    Error::new(ErrorCode::InvalidArgument, format!("{what} cannot be used: {error}"))
+}

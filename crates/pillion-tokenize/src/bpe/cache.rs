@@ -1,0 +1,224 @@
+//! The bounded caches of words and their tokens. They hold full bytes: what they hold changes no result.
+
+use super::hash::{HashKey, slot_of};
+use super::word::ShortKey;
+
+/// The most tokens of a word that [`ShortCache`] keeps.
+pub(super) const MAX_INLINE: usize = 4;
+const LENGTH_BITS: u64 = 0x0f << 56;
+const COUNT_SHIFT: u32 = 60;
+
+/// A short word and its tokens, 32 bytes in all. The number of tokens is in the high bits of the key.
+#[derive(Clone, Copy)]
+#[repr(C, align(32))]
+struct Slot {
+    low: u64,
+    high: u64,
+    ids: [u32; MAX_INLINE],
+}
+
+const EMPTY: Slot = Slot { low: 0, high: 0, ids: [0; MAX_INLINE] };
+const SHORT_BITS: u64 = u64::MAX >> (64 - COUNT_SHIFT);
+
+/// Two slots that the same keys may stand in, one cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Pair([Slot; 2]);
+
+/// Words of up to 15 bytes and four tokens. It grows with use up to 1 MiB, which a core's own cache holds.
+pub(super) struct ShortCache {
+    pairs: Vec<Pair>,
+    inserted: usize,
+}
+
+const FIRST_PAIRS: usize = 1 << 6;
+const MAX_PAIRS: usize = 1 << 14;
+
+impl ShortCache {
+    pub(super) fn new() -> Self {
+        Self { pairs: vec![Pair([EMPTY; 2]); FIRST_PAIRS], inserted: 0 }
+    }
+
+    /// The tokens of the word and their number.
+    #[inline(always)]
+    pub(super) fn get(&self, key: ShortKey, hash: u64) -> Option<([u32; MAX_INLINE], usize)> {
+        let Pair([first, second]) = &self.pairs[slot_of(hash, self.pairs.len())];
+        let holds = |slot: &Slot| slot.low == key.low && slot.high & SHORT_BITS == key.high;
+        let slot = if holds(first) {
+            first
+        } else if holds(second) {
+            second
+        } else {
+            return None;
+        };
+        Some((slot.ids, (slot.high >> COUNT_SHIFT) as usize))
+    }
+
+    /// Keeps the word in place of the older of the two in its pair, if it has up to [`MAX_INLINE`] tokens.
+    pub(super) fn insert(&mut self, key: ShortKey, hash: u64, tokens: &[u32], hashes: HashKey) {
+        if tokens.is_empty() || tokens.len() > MAX_INLINE {
+            return;
+        }
+        if self.inserted > self.pairs.len() && self.pairs.len() < MAX_PAIRS {
+            self.grow(hashes);
+        }
+        self.inserted += 1;
+        let mut ids = [0; MAX_INLINE];
+        ids[..tokens.len()].copy_from_slice(tokens);
+        self.put(Slot { low: key.low, high: key.high | (tokens.len() as u64) << COUNT_SHIFT, ids }, hash);
+    }
+
+    fn put(&mut self, slot: Slot, hash: u64) {
+        let at = slot_of(hash, self.pairs.len());
+        let Pair([first, second]) = &mut self.pairs[at];
+        *second = std::mem::replace(first, slot);
+    }
+
+    #[cold]
+    fn grow(&mut self, hashes: HashKey) {
+        let more = vec![Pair([EMPTY; 2]); self.pairs.len() * 4];
+        for Pair([first, second]) in std::mem::replace(&mut self.pairs, more) {
+            for slot in [second, first].into_iter().filter(|slot| slot.high & LENGTH_BITS != 0) {
+                self.put(slot, hashes.pair(slot.low, slot.high & SHORT_BITS));
+            }
+        }
+    }
+}
+
+/// Where a long word stands in the ring, counted from the first byte ever written.
+#[derive(Clone, Copy)]
+struct Place {
+    start: u64,
+    tag: u32,
+    len: u16,
+    tokens: u16,
+}
+
+const NOWHERE: Place = Place { start: 0, tag: 0, len: 0, tokens: 0 };
+
+/// Longer words, in a ring of bytes: each word, then its tokens. New ones overwrite the oldest.
+pub(super) struct LongCache {
+    places: Vec<Place>,
+    ring: Vec<u8>,
+    written: u64,
+}
+
+/// The longest word that [`LongCache`] keeps.
+pub(super) const MAX_LONG: usize = 128;
+const PLACES: usize = 1 << 13;
+const RING: usize = 1 << 19;
+const ID_BYTES: usize = 4;
+
+impl LongCache {
+    pub(super) fn new() -> Self {
+        Self { places: Vec::new(), ring: Vec::new(), written: 0 }
+    }
+
+    /// The tokens of the word, each of four bytes.
+    #[inline]
+    pub(super) fn get(&self, word: &[u8], hash: u64) -> Option<&[[u8; ID_BYTES]]> {
+        if self.places.is_empty() {
+            return None;
+        }
+        let place = self.places[slot_of(hash, self.places.len())];
+        if place.tag != hash as u32 || usize::from(place.len) != word.len() || self.written - place.start > RING as u64 {
+            return None;
+        }
+        let start = (place.start % RING as u64) as usize;
+        let (bytes, rest) = self.ring.get(start..)?.split_at_checked(word.len())?;
+        (bytes == word).then(|| rest.as_chunks().0.get(..usize::from(place.tokens)))?
+    }
+
+    /// Keeps the word, which is of 1 to [`MAX_LONG`] bytes.
+    pub(super) fn insert(&mut self, word: &[u8], hash: u64, tokens: &[u32]) {
+        if self.places.is_empty() {
+            self.places = vec![NOWHERE; PLACES];
+        }
+        let size = word.len() + ID_BYTES * tokens.len();
+        let mut start = (self.written % RING as u64) as usize;
+        if start + size > RING {
+            self.written += (RING - start) as u64;
+            start = 0;
+        }
+        if self.ring.len() < start + size {
+            self.ring.resize(start + size, 0);
+        }
+        let (bytes, ids) = self.ring[start..start + size].split_at_mut(word.len());
+        bytes.copy_from_slice(word);
+        for (chunk, id) in ids.as_chunks_mut::<ID_BYTES>().0.iter_mut().zip(tokens) {
+            *chunk = id.to_le_bytes();
+        }
+        let place =
+            Place { start: self.written, tag: hash as u32, len: word.len() as u16, tokens: tokens.len() as u16 };
+        self.written += size as u64;
+        let at = slot_of(hash, self.places.len());
+        self.places[at] = place;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u32) -> ShortKey {
+        let bytes = number.to_le_bytes();
+        ShortKey::new(&bytes, 0, 4)
+    }
+
+    #[test]
+    fn a_short_word_gives_its_own_tokens_or_none() {
+        let hashes = HashKey::random();
+        let hash = |key: ShortKey| hashes.pair(key.low, key.high);
+        let mut cache = ShortCache::new();
+        let mut found = 0;
+        for number in 0..200_000_u32 {
+            let tokens = vec![number; 1 + number as usize % 5];
+            cache.insert(key(number), hash(key(number)), &tokens, hashes);
+            for asked in [number, number / 2, number + 1, number.saturating_sub(1000)] {
+                let Some((ids, count)) = cache.get(key(asked), hash(key(asked))) else { continue };
+                assert!(asked <= number);
+                assert_eq!(&ids[..count], vec![asked; 1 + asked as usize % 5]);
+                found += 1;
+            }
+        }
+        assert!(found > 200_000, "{found}");
+        assert_eq!(cache.pairs.len(), MAX_PAIRS);
+    }
+
+    #[test]
+    fn equal_hashes_do_not_confuse_words() {
+        let hashes = HashKey::random();
+        let mut cache = ShortCache::new();
+        for number in 0..3 {
+            cache.insert(key(number), 5, &[number], hashes);
+        }
+        assert_eq!(cache.get(key(0), 5), None, "the oldest went");
+        assert_eq!(cache.get(key(1), 5).unwrap().0[0], 1);
+        assert_eq!(cache.get(key(2), 5).unwrap().0[0], 2);
+        let mut cache = LongCache::new();
+        cache.insert(&[1; 20], 5, &[1]);
+        assert_eq!(cache.get(&[1; 20], 5), Some(&[[1, 0, 0, 0]][..]));
+        assert_eq!(cache.get(&[2; 20], 5), None);
+    }
+
+    #[test]
+    fn a_long_word_stays_until_the_ring_comes_round() {
+        let hashes = HashKey::random();
+        let mut cache = LongCache::new();
+        let word = |number: u32| number.to_le_bytes().repeat(4 + number as usize % 20);
+        for number in 0..50_000 {
+            let word = word(number);
+            cache.insert(&word, hashes.bytes(&word), &[number, number + 1]);
+        }
+        assert!(cache.ring.len() <= RING);
+        let mut found = 0;
+        for number in 0..60_000 {
+            let word = word(number);
+            if let Some(tokens) = cache.get(&word, hashes.bytes(&word)) {
+                assert_eq!(tokens, [number.to_le_bytes(), (number + 1).to_le_bytes()]);
+                found += 1;
+            }
+        }
+        assert!((3_000..PLACES).contains(&found), "{found}");
+    }
+}

@@ -1,0 +1,247 @@
+//! Text to ids: added tokens, normal form, pre-tokens, then each word from a cache or by merging.
+
+use super::ByteLevelBpe;
+use super::added::ParseSpecial;
+use super::cache::{LongCache, MAX_INLINE, MAX_LONG, ShortCache};
+use super::merge::LongWord;
+use super::normalize;
+use super::pattern::with_scanner;
+use super::scan::{Piece, Scanner};
+use super::word::{MAX_SHORT, ShortKey};
+
+/// The longest text that the engine takes, in bytes.
+pub const MAX_TEXT: usize = u32::MAX as usize - 1;
+
+/// A text is longer than [`MAX_TEXT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the text has {0} bytes, more than {MAX_TEXT}")]
+pub struct TextTooLong(usize);
+
+impl TextTooLong {
+    pub(super) fn check(text: &str) -> Result<(), Self> {
+        if text.len() > MAX_TEXT { Err(Self(text.len())) } else { Ok(()) }
+    }
+}
+
+/// What a thread keeps between calls: caches of words and room to work in. It is cheap to make, grows with use up to a
+/// few MiB, and never changes a result. One serves any number of tokenizers, but changing between them empties it.
+pub struct Scratch {
+    /// The tokenizer whose words the caches hold.
+    owner: u64,
+    short: ShortCache,
+    long: LongCache,
+    merging: LongWord,
+    pub(super) ids: Vec<u32>,
+    pub(super) normal: String,
+    pub(super) prefixed: String,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Scratch {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self {
+            owner: 0,
+            short: ShortCache::new(),
+            long: LongCache::new(),
+            merging: LongWord::default(),
+            ids: Vec::new(),
+            normal: String::new(),
+            prefixed: String::new(),
+        }
+    }
+
+    /// Empties the caches if they hold another tokenizer's words.
+    #[inline]
+    pub(super) fn own(&mut self, tokenizer: &ByteLevelBpe) {
+        const MAX_KEPT: usize = 1 << 20;
+        if self.owner != tokenizer.serial {
+            self.short = ShortCache::new();
+            self.long = LongCache::new();
+            self.owner = tokenizer.serial;
+        }
+        for text in [&mut self.normal, &mut self.prefixed] {
+            if text.capacity() > MAX_KEPT {
+                *text = String::new();
+            }
+        }
+        if self.ids.capacity() > MAX_KEPT {
+            self.ids = Vec::new();
+        }
+    }
+}
+
+impl ByteLevelBpe {
+    /// Appends the ids of `text` to `out`, without the tokens that the post-processor adds.
+    pub fn encode_into(
+        &self,
+        text: &str,
+        parse: ParseSpecial<'_>,
+        scratch: &mut Scratch,
+        out: &mut Vec<u32>,
+    ) -> Result<(), TextTooLong> {
+        TextTooLong::check(text)?;
+        scratch.own(self);
+        let mut sink = Sink::new(out);
+        self.added.split_plain(text, parse, |part| match part.id {
+            Some(id) => sink.push(id),
+            None => self.between(&text[part.range], parse, scratch, &mut sink),
+        });
+        sink.finish();
+        Ok(())
+    }
+
+    /// The text between added tokens that are not normalized.
+    #[inline]
+    fn between(&self, text: &str, parse: ParseSpecial<'_>, scratch: &mut Scratch, sink: &mut Sink<'_>) {
+        if !self.composes {
+            return self.normalized(text, parse, scratch, sink);
+        }
+        let mut normal = std::mem::take(&mut scratch.normal);
+        let changed = normalize::compose(text, &mut normal);
+        self.normalized(if changed { &normal } else { text }, parse, scratch, sink);
+        scratch.normal = normal;
+    }
+
+    #[inline]
+    fn normalized(&self, text: &str, parse: ParseSpecial<'_>, scratch: &mut Scratch, sink: &mut Sink<'_>) {
+        self.added.split_normalized(text, parse, |part| match part.id {
+            Some(id) => sink.push(id),
+            None => self.piece(&text[part.range], scratch, sink),
+        });
+    }
+
+    #[inline]
+    fn piece(&self, piece: &str, scratch: &mut Scratch, sink: &mut Sink<'_>) {
+        if self.prefix_space && !piece.starts_with(' ') {
+            let mut prefixed = std::mem::take(&mut scratch.prefixed);
+            prefixed.clear();
+            prefixed.push(' ');
+            prefixed.push_str(piece);
+            with_scanner!(self.pattern, scanner => self.words(scanner, Piece::new(&prefixed), scratch, sink));
+            scratch.prefixed = prefixed;
+        } else {
+            with_scanner!(self.pattern, scanner => self.words(scanner, Piece::new(piece), scratch, sink));
+        }
+    }
+
+    #[inline(never)]
+    fn words<S: Scanner>(&self, scanner: S, piece: Piece<'_>, scratch: &mut Scratch, sink: &mut Sink<'_>) {
+        let mut start = 0;
+        while start < piece.bytes.len() {
+            let end = scanner.next(piece, start);
+            match end - start {
+                1 => sink.push(self.merges.byte_id(piece.bytes[start])),
+                2..=MAX_SHORT => self.short_word(piece.bytes, start, end, scratch, sink),
+                _ => self.long_word(&piece.bytes[start..end], scratch, sink),
+            }
+            start = end;
+        }
+    }
+
+    #[inline(always)]
+    fn short_word(&self, bytes: &[u8], start: usize, end: usize, scratch: &mut Scratch, sink: &mut Sink<'_>) {
+        let key = ShortKey::new(bytes, start, end);
+        let hash = self.key.pair(key.low, key.high);
+        match scratch.short.get(key, hash) {
+            Some((ids, count)) => sink.push_inline(ids, count),
+            None => self.new_short_word(&bytes[start..end], key, hash, scratch, sink),
+        }
+    }
+
+    #[inline(never)]
+    fn new_short_word(&self, word: &[u8], key: ShortKey, hash: u64, scratch: &mut Scratch, sink: &mut Sink<'_>) {
+        let start = sink.len;
+        match self.vocab.whole_short(key) {
+            Some(id) => sink.push(id),
+            None => sink.append(|ids| self.merges.encode(word, &mut scratch.merging, ids)),
+        }
+        scratch.short.insert(key, hash, &sink.ids[start..sink.len], self.key);
+    }
+
+    #[inline(never)]
+    fn long_word(&self, word: &[u8], scratch: &mut Scratch, sink: &mut Sink<'_>) {
+        if word.len() > MAX_LONG {
+            return sink.append(|ids| self.word_itself(word, scratch, ids));
+        }
+        let hash = self.key.bytes(word);
+        if let Some(ids) = scratch.long.get(word, hash) {
+            return sink.append(|out| out.extend(ids.iter().map(|&id| u32::from_le_bytes(id))));
+        }
+        let start = sink.len;
+        sink.append(|ids| self.word_itself(word, scratch, ids));
+        scratch.long.insert(word, hash, &sink.ids[start..sink.len]);
+    }
+
+    /// Appends the ids of a word without looking at the caches.
+    fn word_itself(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        match self.vocab.whole(word) {
+            Some(id) => ids.push(id),
+            None => self.merges.encode(word, &mut scratch.merging, ids),
+        }
+    }
+
+    /// Appends the ids of one word.
+    pub(super) fn word(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
+        let mut sink = Sink::new(ids);
+        match word.len() {
+            0 => {}
+            1..=MAX_SHORT => self.short_word(word, 0, word.len(), scratch, &mut sink),
+            _ => self.long_word(word, scratch, &mut sink),
+        }
+        sink.finish();
+    }
+}
+
+/// The end of a list of ids, with room written ahead, so that a few ids are one store.
+pub(super) struct Sink<'a> {
+    ids: &'a mut Vec<u32>,
+    len: usize,
+}
+
+const AHEAD: usize = 512;
+
+impl<'a> Sink<'a> {
+    fn new(ids: &'a mut Vec<u32>) -> Self {
+        Self { len: ids.len(), ids }
+    }
+
+    fn finish(self) {
+        self.ids.truncate(self.len);
+    }
+
+    #[inline(always)]
+    fn push(&mut self, id: u32) {
+        self.push_inline([id; MAX_INLINE], 1);
+    }
+
+    /// Appends the first `count` of `ids`.
+    #[inline(always)]
+    fn push_inline(&mut self, ids: [u32; MAX_INLINE], count: usize) {
+        match self.ids.get_mut(self.len..self.len + MAX_INLINE) {
+            Some(room) => room.copy_from_slice(&ids),
+            None => self.push_at_end(ids),
+        }
+        self.len += count;
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn push_at_end(&mut self, ids: [u32; MAX_INLINE]) {
+        self.ids.resize(self.len + AHEAD, 0);
+        self.ids[self.len..self.len + MAX_INLINE].copy_from_slice(&ids);
+    }
+
+    /// Lets `write` append to the list itself.
+    #[inline]
+    fn append(&mut self, write: impl FnOnce(&mut Vec<u32>)) {
+        self.ids.truncate(self.len);
+        write(self.ids);
+        self.len = self.ids.len();
+    }
+}

@@ -1,0 +1,162 @@
+//! Merging of words of many symbols: a linked list, and a queue of the pairs that may merge.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::{Merges, NO_RANK};
+
+/// The room that long words merge in; what it keeps between words is bounded.
+#[derive(Default)]
+pub(in crate::bpe) struct LongWord {
+    symbols: Vec<Symbol>,
+    ordered: RadixQueue,
+    unordered: BinaryHeap<Reverse<u64>>,
+}
+
+#[derive(Clone, Copy)]
+struct Symbol {
+    id: u32,
+    /// The rank of the pair with the next symbol.
+    rank: u32,
+    previous: u32,
+    next: u32,
+}
+
+const END: u32 = u32::MAX;
+/// Symbols to keep room for after a word.
+const MAX_KEPT: usize = 1 << 14;
+
+impl LongWord {
+    pub(super) fn encode(&mut self, merges: &Merges, seeds: impl Iterator<Item = u32>, out: &mut Vec<u32>) {
+        self.symbols.clear();
+        self.symbols.extend(seeds.zip(0..).map(|(id, place): (u32, u32)| Symbol {
+            id,
+            rank: NO_RANK,
+            previous: place.wrapping_sub(1),
+            next: place + 1,
+        }));
+        if let Some(last) = self.symbols.last_mut() {
+            last.next = END;
+        }
+        if merges.ordered {
+            self.ordered.clear();
+            Self::merge(&mut self.symbols, merges, &mut self.ordered);
+            self.ordered.shrink();
+        } else {
+            self.unordered.clear();
+            Self::merge(&mut self.symbols, merges, &mut self.unordered);
+            self.unordered.shrink_to(MAX_KEPT);
+        }
+        let mut place = 0;
+        while let Some(symbol) = self.symbols.get(place as usize) {
+            out.push(symbol.id);
+            place = symbol.next;
+        }
+        self.symbols.clear();
+        self.symbols.shrink_to(MAX_KEPT);
+    }
+
+    fn merge(symbols: &mut [Symbol], merges: &Merges, queue: &mut impl Queue) {
+        for place in 0..symbols.len() {
+            pair(symbols, merges, place as u32, queue);
+        }
+        while let Some(key) = queue.pop() {
+            let (rank, place) = ((key >> 32) as u32, key as u32);
+            let Symbol { rank: current, previous, next, .. } = symbols[place as usize];
+            // The pair may have merged with others since.
+            if current != rank {
+                continue;
+            }
+            let after = symbols[next as usize].next;
+            symbols[next as usize].rank = NO_RANK;
+            symbols[place as usize].id = merges.results[rank as usize];
+            symbols[place as usize].next = after;
+            if let Some(after) = symbols.get_mut(after as usize) {
+                after.previous = place;
+            }
+            pair(symbols, merges, place, queue);
+            if previous != END {
+                pair(symbols, merges, previous, queue);
+            }
+        }
+    }
+}
+
+/// Ranks the pair of the symbol at `place` and the next one, and queues it if it merges.
+#[inline(always)]
+fn pair(symbols: &mut [Symbol], merges: &Merges, place: u32, queue: &mut impl Queue) {
+    let Symbol { id, next, .. } = symbols[place as usize];
+    let rank = symbols.get(next as usize).map_or(NO_RANK, |next| merges.rank(id, next.id));
+    symbols[place as usize].rank = rank;
+    if rank != NO_RANK {
+        queue.push(u64::from(rank) << 32 | u64::from(place));
+    }
+}
+
+/// A queue that gives the lowest key first.
+trait Queue {
+    fn push(&mut self, key: u64);
+    fn pop(&mut self) -> Option<u64>;
+}
+
+impl Queue for BinaryHeap<Reverse<u64>> {
+    fn push(&mut self, key: u64) {
+        self.push(Reverse(key));
+    }
+
+    fn pop(&mut self) -> Option<u64> {
+        self.pop().map(|Reverse(key)| key)
+    }
+}
+
+/// A radix heap: for keys of which none is below the last one taken, as with ordered merges. Each bucket holds the
+/// keys that differ from that one first in the same bit, so a key moves at most once for each of its bits.
+struct RadixQueue {
+    buckets: Vec<Vec<u64>>,
+    last: u64,
+}
+
+impl Default for RadixQueue {
+    fn default() -> Self {
+        Self { buckets: vec![Vec::new(); 65], last: 0 }
+    }
+}
+
+impl RadixQueue {
+    fn clear(&mut self) {
+        self.buckets.iter_mut().for_each(Vec::clear);
+        self.last = 0;
+    }
+
+    fn shrink(&mut self) {
+        self.buckets.iter_mut().for_each(|bucket| bucket.shrink_to(MAX_KEPT / 8));
+    }
+
+    #[inline(always)]
+    fn bucket(&self, key: u64) -> usize {
+        (64 - (key ^ self.last).leading_zeros()) as usize
+    }
+}
+
+impl Queue for RadixQueue {
+    #[inline(always)]
+    fn push(&mut self, key: u64) {
+        let bucket = self.bucket(key);
+        self.buckets[bucket].push(key);
+    }
+
+    fn pop(&mut self) -> Option<u64> {
+        if self.buckets[0].is_empty() {
+            let lowest = self.buckets.iter().position(|bucket| !bucket.is_empty())?;
+            let mut moved = std::mem::take(&mut self.buckets[lowest]);
+            self.last = moved.iter().copied().min()?;
+            for &key in &moved {
+                let bucket = self.bucket(key);
+                self.buckets[bucket].push(key);
+            }
+            moved.clear();
+            self.buckets[lowest] = moved;
+        }
+        self.buckets[0].pop()
+    }
+}

@@ -1,0 +1,256 @@
+//! Where tokens stand in the text, as the reference counts it. Used only on request: ids alone need none of this.
+
+use std::ops::Range;
+
+use serde_json::Value;
+
+use super::ByteLevelBpe;
+use super::TextTooLong;
+use super::added::ParseSpecial;
+use super::encode::Scratch;
+use super::normalize;
+use super::pattern::with_scanner;
+use super::scan::{Piece, Scanner};
+
+/// The tokens of a text and where they stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Encoded {
+    /// The ids.
+    pub ids: Vec<u32>,
+    /// For each token the bytes of the text that it comes from. A token that is a part of a character has all of it.
+    pub offsets: Vec<(u32, u32)>,
+    /// For each token the number of the pre-token or added token that it comes from.
+    pub word_ids: Vec<u32>,
+}
+
+impl Encoded {
+    /// Empties the lists and keeps their room.
+    pub fn clear(&mut self) {
+        self.ids.clear();
+        self.offsets.clear();
+        self.word_ids.clear();
+    }
+}
+
+/// What the post-processor does to offsets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trim {
+    /// Nothing.
+    Never,
+    /// It leaves out whitespace around tokens; with `keeps_first`, not a single space that a text's first token has.
+    Spaces { keeps_first: bool },
+    /// Something that this engine does not know.
+    Unknown,
+}
+
+impl Trim {
+    pub(super) fn of_post_processor(value: &Value) -> Self {
+        let flag = |name: &str| value[name].as_bool();
+        match value["type"].as_str() {
+            None if value.is_null() => Self::Never,
+            Some("TemplateProcessing" | "BertProcessing") => Self::Never,
+            Some("ByteLevel" | "RobertaProcessing") => match (flag("trim_offsets"), flag("add_prefix_space")) {
+                (Some(true), Some(keeps_first)) => Self::Spaces { keeps_first },
+                (Some(false), Some(_)) => Self::Never,
+                _ => Self::Unknown,
+            },
+            Some("Sequence") => {
+                let steps = value["processors"].as_array().map_or(&[][..], Vec::as_slice);
+                let mut trims = steps.iter().map(Self::of_post_processor).filter(|&trim| trim != Self::Never);
+                match (trims.next(), trims.next()) {
+                    (trim, None) => trim.unwrap_or(Self::Never),
+                    _ => Self::Unknown,
+                }
+            }
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// Why [`ByteLevelBpe::encode_with_offsets`] leaves a text to the reference engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoOffsets {
+    /// The text is longer than offsets can tell.
+    #[error(transparent)]
+    TextTooLong(#[from] TextTooLong),
+    /// The file's post-processor changes offsets in a way that this engine does not know.
+    #[error("post_processor: what it does to offsets is not known")]
+    PostProcessor,
+}
+
+impl ByteLevelBpe {
+    /// Sets `out` to the tokens of `text`, without those that the post-processor adds, and where each stands; offsets
+    /// are trimmed as the post-processor does for a text that is not truncated.
+    ///
+    /// If the encoding is then truncated on its left, or cut into overlapping parts, and [`Self::keeps_first_space`]
+    /// holds, the first token of a part that begins within the text has other offsets in the reference.
+    pub fn encode_with_offsets(
+        &self,
+        text: &str,
+        parse: ParseSpecial<'_>,
+        scratch: &mut Scratch,
+        out: &mut Encoded,
+    ) -> Result<(), NoOffsets> {
+        TextTooLong::check(text)?;
+        if self.trim == Trim::Unknown {
+            return Err(NoOffsets::PostProcessor);
+        }
+        scratch.own(self);
+        out.clear();
+        let mut writer = Writer { tokenizer: self, text, parse, out, words: 0 };
+        self.added.split_plain(text, parse, |part| match part.id {
+            Some(id) => writer.added(id, part.range),
+            None => writer.between(part.range, scratch),
+        });
+        Ok(())
+    }
+
+    /// Whether the offsets of a part's first token depend on where the part begins.
+    pub fn keeps_first_space(&self) -> bool {
+        matches!(self.trim, Trim::Spaces { keeps_first: true })
+    }
+}
+
+struct Writer<'a> {
+    tokenizer: &'a ByteLevelBpe,
+    text: &'a str,
+    parse: ParseSpecial<'a>,
+    out: &'a mut Encoded,
+    words: u32,
+}
+
+impl Writer<'_> {
+    /// An added token that stands at `range` of the text.
+    fn added(&mut self, id: u32, range: Range<usize>) {
+        let token = &self.text[range.clone()];
+        let is_space = |c: char| c == '\u{120}' || c.is_whitespace();
+        let leading = token.len() - token.trim_start_matches(is_space).len();
+        let trailing = token.len() - token.trim_end_matches(is_space).len();
+        let leading_chars = token[..leading].chars().count();
+        self.push(id, range, leading, leading_chars, trailing);
+        self.words += 1;
+    }
+
+    /// The text between added tokens that are not normalized.
+    fn between(&mut self, range: Range<usize>, scratch: &mut Scratch) {
+        let text = &self.text[range.clone()];
+        let mut normal = std::mem::take(&mut scratch.normal);
+        let changed = self.tokenizer.composes && normalize::compose(text, &mut normal);
+        let origins = if changed { normalize::origins(text) } else { Vec::new() };
+        let source = Source { base: range.start, origins: changed.then_some(&origins[..]) };
+        let text = if changed { normal.as_str() } else { text };
+        let tokenizer = self.tokenizer;
+        tokenizer.added.split_normalized(text, self.parse, |part| match part.id {
+            Some(id) => self.added(id, source.range(text, part.range)),
+            None => self.piece(text, part.range, source, scratch),
+        });
+        scratch.normal = normal;
+    }
+
+    fn piece(&mut self, text: &str, range: Range<usize>, source: Source<'_>, scratch: &mut Scratch) {
+        let piece = &text[range.clone()];
+        let prefixes = self.tokenizer.prefix_space && !piece.starts_with(' ');
+        if !prefixes {
+            return with_scanner!(self.tokenizer.pattern, scanner => {
+                self.words(scanner, text, range, source, scratch);
+            });
+        }
+        // The space comes from where the first character does.
+        let first = piece.chars().next().map_or(0, char::len_utf8);
+        let spans = std::iter::once(range.start..range.start + first).chain(range.map(|at| at..at + 1));
+        let origins = spans.map(|span| source.range(text, span)).map(|origin| origin.start as u32..origin.end as u32);
+        let origins: Vec<Range<u32>> = origins.collect();
+        let mut prefixed = std::mem::take(&mut scratch.prefixed);
+        prefixed.clear();
+        prefixed.push(' ');
+        prefixed.push_str(piece);
+        let source = Source { base: 0, origins: Some(&origins) };
+        with_scanner!(self.tokenizer.pattern, scanner => {
+            self.words(scanner, &prefixed, 0..prefixed.len(), source, scratch);
+        });
+        scratch.prefixed = prefixed;
+    }
+
+    fn words<S: Scanner>(
+        &mut self,
+        scanner: S,
+        text: &str,
+        range: Range<usize>,
+        source: Source<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let piece = Piece::new(&text[range.clone()]);
+        let mut ids = std::mem::take(&mut scratch.ids);
+        let mut start = 0;
+        while start < piece.bytes.len() {
+            let end = scanner.next(piece, start);
+            ids.clear();
+            self.tokenizer.word(&piece.bytes[start..end], scratch, &mut ids);
+            let mut at = range.start + start;
+            for &id in &ids {
+                let bytes = self.tokenizer.vocab.bytes_of(id).unwrap_or_default();
+                let leading = bytes.iter().take_while(|&&byte| byte == b' ').count();
+                let trailing = bytes.iter().rev().take_while(|&&byte| byte == b' ').count();
+                let origin = source.range(text, at..at + bytes.len());
+                self.push(id, origin, leading, leading, trailing);
+                at += bytes.len();
+            }
+            self.words += 1;
+            start = end;
+        }
+        scratch.ids = ids;
+    }
+
+    fn push(&mut self, id: u32, range: Range<usize>, leading: usize, leading_chars: usize, trailing: usize) {
+        let (mut start, mut end) = (range.start, range.end);
+        if let Trim::Spaces { keeps_first } = self.tokenizer.trim {
+            let is_first = self.out.ids.is_empty() || start == 0;
+            let kept = is_first && keeps_first && leading_chars == 1;
+            if leading > 0 && !kept {
+                start = (start + leading).min(end);
+            }
+            if trailing > 0 && end >= trailing {
+                end = (end - trailing).max(start);
+            }
+        }
+        self.out.ids.push(id);
+        self.out.offsets.push((start as u32, end as u32));
+        self.out.word_ids.push(self.words);
+    }
+}
+
+/// Where the bytes of a text, that may have been changed, come from.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    /// Where the text begins in the one given.
+    base: usize,
+    /// For each byte the range it comes from, counted from `base`; none if the text was not changed.
+    origins: Option<&'a [Range<u32>]>,
+}
+
+impl Source<'_> {
+    /// What the bytes of `range` come from: whole characters.
+    fn range(&self, text: &str, range: Range<usize>) -> Range<usize> {
+        let Some(origins) = self.origins else {
+            return self.base + floor_char(text, range.start)..self.base + ceil_char(text, range.end);
+        };
+        let origin = |at: usize| origins.get(at).cloned().unwrap_or_default();
+        let last = range.end.max(range.start + 1) - 1;
+        self.base + origin(range.start).start as usize..self.base + origin(last).end as usize
+    }
+}
+
+fn floor_char(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+fn ceil_char(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at += 1;
+    }
+    at
+}

@@ -1,0 +1,58 @@
+//! The key of a short word: its bytes and its length in two numbers.
+
+/// The longest word whose bytes fit into a key.
+pub(super) const MAX_SHORT: usize = 15;
+
+/// The bytes of a word of 1 to [`MAX_SHORT`] bytes; the low half of the last byte is the length. Equal keys mean equal
+/// words.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ShortKey {
+    pub(super) low: u64,
+    pub(super) high: u64,
+}
+
+const LENGTH_SHIFT: u32 = 56;
+
+impl ShortKey {
+    /// The key of `bytes[start..end]`; the range is within the bytes and of 1 to [`MAX_SHORT`].
+    #[inline(always)]
+    pub(super) fn new(bytes: &[u8], start: usize, end: usize) -> Self {
+        let len = end - start;
+        let word = match bytes.get(start..).and_then(|rest| rest.first_chunk::<16>()) {
+            Some(chunk) => u128::from_le_bytes(*chunk),
+            None => Self::at_the_end(&bytes[start..end]),
+        };
+        let kept = word & (u128::MAX >> (128 - 8 * len));
+        Self { low: kept as u64, high: (kept >> 64) as u64 | (len as u64) << LENGTH_SHIFT }
+    }
+
+    #[cold]
+    fn at_the_end(word: &[u8]) -> u128 {
+        let mut padded = [0; 16];
+        padded[..word.len()].copy_from_slice(word);
+        u128::from_le_bytes(padded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn keys_differ_where_words_do() {
+        let text = b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0a\0\0ab\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff";
+        let mut words = HashSet::new();
+        let mut keys = HashSet::new();
+        for start in 0..text.len() {
+            for end in start + 1..=text.len().min(start + MAX_SHORT) {
+                let key = ShortKey::new(text, start, end);
+                assert_eq!(key, ShortKey::new(&text[..end], start, end), "the bytes after the word do not count");
+                words.insert(&text[start..end]);
+                keys.insert((key.low, key.high));
+            }
+        }
+        assert_eq!(words.len(), keys.len());
+    }
+}

@@ -1,0 +1,205 @@
+//! The reference's normalizers and pre-tokenizers, with one difference: where its pattern engine gives up on a text, this is an error.
+//!
+//! The reference treats "gave up" as "no further match", so its ids would be silently wrong.
+
+use std::sync::{Mutex, PoisonError};
+
+use fancy_regex::{Regex, RegexBuilder};
+use serde::Deserialize;
+use tokenizers::{
+    NormalizedString, Normalizer, NormalizerWrapper, PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
+    SplitDelimiterBehavior,
+    pattern::Invert,
+    pre_tokenizers::{byte_level::ByteLevel, split::SplitPattern},
+};
+
+use crate::error::TokenizeError;
+
+/// Steps back that one match may take. A run of a million characters needs a few million; an exploding pattern uses this up in seconds.
+const MAX_BACKTRACKS: usize = 1 << 24;
+
+/// What the `ByteLevel` pre-tokenizer splits by.
+const BYTE_LEVEL: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The normalizers of a file, in order.
+pub(super) struct Normalizers(Vec<NormalizeStep>);
+
+enum NormalizeStep {
+    Replace { pattern: Regex, content: String },
+    Other(NormalizerWrapper),
+}
+
+impl Normalizers {
+    pub(super) fn new(normalizer: Option<&NormalizerWrapper>) -> Result<Self, TokenizeError> {
+        let mut steps = Vec::new();
+        if let Some(normalizer) = normalizer {
+            push_normalizer(normalizer, &mut steps)?;
+        }
+        Ok(Self(steps))
+    }
+}
+
+#[derive(Deserialize)]
+struct ReplaceParts {
+    pattern: ReplacePattern,
+    content: String,
+}
+
+#[derive(Deserialize)]
+enum ReplacePattern {
+    #[expect(dead_code, reason = "the reference replaces fixed texts itself")]
+    String(String),
+    Regex(String),
+}
+
+fn push_normalizer(normalizer: &NormalizerWrapper, steps: &mut Vec<NormalizeStep>) -> Result<(), TokenizeError> {
+    match normalizer {
+        NormalizerWrapper::Sequence(sequence) => {
+            for part in sequence.as_ref() {
+                push_normalizer(part, steps)?;
+            }
+        }
+        NormalizerWrapper::Replace(replace) => {
+            let parts = serde_json::to_value(replace)
+                .and_then(serde_json::from_value::<ReplaceParts>)
+                .map_err(|e| TokenizeError::file("normalizer Replace", e))?;
+            steps.push(match parts.pattern {
+                ReplacePattern::Regex(pattern) => {
+                    NormalizeStep::Replace { pattern: compile(&pattern)?, content: parts.content }
+                }
+                ReplacePattern::String(_) => NormalizeStep::Other(normalizer.clone()),
+            });
+        }
+        other => steps.push(NormalizeStep::Other(other.clone())),
+    }
+    Ok(())
+}
+
+/// Lends [`Normalizers`] to the reference, which drops what a normalizer returns, and keeps the first failure.
+pub(super) struct Recording<'a> {
+    normalizers: &'a Normalizers,
+    /// The trait wants `Sync`; only one thread ever comes here.
+    failure: Mutex<Option<Failure>>,
+}
+
+impl<'a> Recording<'a> {
+    pub(super) fn new(normalizers: &'a Normalizers) -> Self {
+        Self { normalizers, failure: Mutex::new(None) }
+    }
+
+    pub(super) fn finish(self) -> Result<(), TokenizeError> {
+        self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |failure| Err(encode_error(&*failure)))
+    }
+}
+
+impl Normalizer for Recording<'_> {
+    fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
+        for step in &self.normalizers.0 {
+            let done = match step {
+                NormalizeStep::Replace { pattern, content } => text.replace(pattern, content),
+                NormalizeStep::Other(normalizer) => normalizer.normalize(text),
+            };
+            if let Err(failure) = done {
+                self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The pre-tokenizers of a file, in order.
+pub(super) struct PreTokenizers(Vec<PreTokenizeStep>);
+
+enum PreTokenizeStep {
+    Split { pattern: Regex, behavior: SplitDelimiterBehavior, invert: bool },
+    ByteLevel { pattern: Regex, add_prefix_space: bool, alphabet: ByteLevel },
+    Other(PreTokenizerWrapper),
+}
+
+impl PreTokenizers {
+    pub(super) fn new(pre_tokenizer: Option<&PreTokenizerWrapper>) -> Result<Self, TokenizeError> {
+        let mut steps = Vec::new();
+        if let Some(pre_tokenizer) = pre_tokenizer {
+            push_pre_tokenizer(pre_tokenizer, &mut steps)?;
+        }
+        Ok(Self(steps))
+    }
+
+    pub(super) fn pre_tokenize(&self, text: &mut PreTokenizedString) -> Result<(), TokenizeError> {
+        for step in &self.0 {
+            step.pre_tokenize(text).map_err(|e| encode_error(&*e))?;
+        }
+        Ok(())
+    }
+}
+
+impl PreTokenizeStep {
+    fn pre_tokenize(&self, text: &mut PreTokenizedString) -> Result<(), Failure> {
+        match self {
+            Self::Split { pattern, behavior, invert: false } => text.split(|_, part| part.split(pattern, *behavior)),
+            Self::Split { pattern, behavior, invert: true } => {
+                text.split(|_, part| part.split(Invert(pattern), *behavior))
+            }
+            Self::ByteLevel { pattern, add_prefix_space, alphabet } => {
+                text.split(|_, mut part| {
+                    if *add_prefix_space && !part.get().starts_with(' ') {
+                        part.prepend(" ");
+                    }
+                    part.split(pattern, SplitDelimiterBehavior::Isolated)
+                })?;
+                alphabet.pre_tokenize(text)
+            }
+            Self::Other(other) => other.pre_tokenize(text),
+        }
+    }
+}
+
+fn push_pre_tokenizer(
+    pre_tokenizer: &PreTokenizerWrapper,
+    steps: &mut Vec<PreTokenizeStep>,
+) -> Result<(), TokenizeError> {
+    match pre_tokenizer {
+        PreTokenizerWrapper::Sequence(sequence) => {
+            for part in sequence.as_ref() {
+                push_pre_tokenizer(part, steps)?;
+            }
+        }
+        PreTokenizerWrapper::Split(split) => steps.push(match &split.pattern {
+            SplitPattern::Regex(pattern) => PreTokenizeStep::Split {
+                pattern: compile(pattern)?,
+                behavior: split.behavior,
+                invert: split.invert,
+            },
+            SplitPattern::String(_) => PreTokenizeStep::Other(pre_tokenizer.clone()),
+        }),
+        PreTokenizerWrapper::ByteLevel(byte_level) if byte_level.use_regex => {
+            steps.push(PreTokenizeStep::ByteLevel {
+                pattern: compile(BYTE_LEVEL)?,
+                add_prefix_space: byte_level.add_prefix_space,
+                alphabet: ByteLevel::new(false, byte_level.trim_offsets, false),
+            });
+        }
+        other => steps.push(PreTokenizeStep::Other(other.clone())),
+    }
+    Ok(())
+}
+
+fn compile(pattern: &str) -> Result<Regex, TokenizeError> {
+    RegexBuilder::new(pattern)
+        .backtrack_limit(MAX_BACKTRACKS)
+        .build()
+        .map_err(|e| TokenizeError::file(format!("pattern {pattern:?}"), e))
+}
+
+/// What an engine's failure on a text becomes.
+pub(super) fn encode_error(failure: &(dyn std::error::Error + Send + Sync + 'static)) -> TokenizeError {
+    let reason = failure.to_string();
+    if failure.downcast_ref::<fancy_regex::Error>().is_some() {
+        TokenizeError::PatternLimit { reason }
+    } else {
+        TokenizeError::Encode { reason }
+    }
+}

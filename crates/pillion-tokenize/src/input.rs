@@ -1,0 +1,273 @@
+//! Texts as callers hold them: UTF-8 or UTF-16, apart or in one arena.
+
+use std::borrow::Cow;
+
+use crate::error::TokenizeError;
+
+/// One text, wherever its memory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text<'a> {
+    /// UTF-8 that is known to be valid.
+    Utf8(&'a str),
+    /// UTF-8 that is checked when it is read; invalid bytes are an error that says where.
+    Utf8Bytes(&'a [u8]),
+    /// UTF-16; a surrogate that stands alone becomes U+FFFD, which is one unit too, so offsets stay true.
+    Utf16(&'a [u16]),
+}
+
+impl<'a> Text<'a> {
+    /// The text as UTF-8.
+    pub fn to_str(self) -> Result<Cow<'a, str>, TokenizeError> {
+        match self {
+            Self::Utf8(text) => Ok(Cow::Borrowed(text)),
+            Self::Utf8Bytes(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|e| {
+                let got = format!("an invalid byte at {}", e.valid_up_to());
+                TokenizeError::argument("text", "valid UTF-8", got)
+            }),
+            Self::Utf16(units) => Ok(Cow::Owned(utf16_to_string(units))),
+        }
+    }
+
+    /// Its length in its own units: bytes, or UTF-16 units. What chunks of work are measured by.
+    pub fn len(self) -> usize {
+        match self {
+            Self::Utf8(text) => text.len(),
+            Self::Utf8Bytes(bytes) => bytes.len(),
+            Self::Utf16(units) => units.len(),
+        }
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// UTF-16 as a string; surrogates that stand alone become U+FFFD.
+pub fn utf16_to_string(units: &[u16]) -> String {
+    /// Blocks of this many units are copied at once where they are ASCII, which the compiler turns into vector code.
+    const BLOCK: usize = 32;
+    let mut out = Vec::with_capacity(units.len() + units.len() / 2);
+    let mut rest = units;
+    while !rest.is_empty() {
+        while let Some((block, later)) = rest.split_first_chunk::<BLOCK>()
+            && block.iter().fold(0, |all, unit| all | unit) < 0x80
+        {
+            out.extend(block.map(|unit| unit as u8));
+            rest = later;
+        }
+        // Up to the next block, character by character; a pair may reach one unit further.
+        let mut taken = 0;
+        while taken < BLOCK.min(rest.len()) {
+            taken += push_char(&rest[taken..], &mut out);
+        }
+        rest = &rest[taken..];
+    }
+    String::from_utf8(out).expect("only whole characters are written: this is a bug")
+}
+
+/// Writes the first character; gives how many units it took.
+fn push_char(units: &[u16], out: &mut Vec<u8>) -> usize {
+    let unit = units[0];
+    match unit {
+        0..0x80 => {
+            out.push(unit as u8);
+            1
+        }
+        0x80..0x800 => {
+            out.extend([0xC0 | (unit >> 6) as u8, 0x80 | (unit & 0x3F) as u8]);
+            1
+        }
+        0xD800..0xDC00 if units.get(1).is_some_and(|low| (0xDC00..0xE000).contains(low)) => {
+            let code = 0x1_0000 + (u32::from(unit - 0xD800) << 10) + u32::from(units[1] - 0xDC00);
+            let part = |shift: u32| 0x80 | (code >> shift & 0x3F) as u8;
+            out.extend([0xF0 | (code >> 18) as u8, part(12), part(6), part(0)]);
+            2
+        }
+        _ => {
+            let unit = if (0xD800..0xE000).contains(&unit) { 0xFFFD } else { unit };
+            out.extend([0xE0 | (unit >> 12) as u8, 0x80 | (unit >> 6 & 0x3F) as u8, 0x80 | (unit & 0x3F) as u8]);
+            1
+        }
+    }
+}
+
+/// The texts of a batch.
+pub trait BatchInput: Sync {
+    /// How many there are.
+    fn len(&self) -> usize;
+
+    /// One of them, and the second text if it is a pair.
+    fn get(&self, index: usize) -> (Text<'_>, Option<Text<'_>>);
+
+    /// Whether there is none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<T: AsRef<str> + Sync> BatchInput for [T] {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn get(&self, index: usize) -> (Text<'_>, Option<Text<'_>>) {
+        (Text::Utf8(self[index].as_ref()), None)
+    }
+}
+
+/// Pairs of texts.
+#[derive(Clone, Copy, Debug)]
+pub struct Pairs<'a>(pub &'a [(&'a str, &'a str)]);
+
+impl BatchInput for Pairs<'_> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn get(&self, index: usize) -> (Text<'_>, Option<Text<'_>>) {
+        let (first, second) = self.0[index];
+        (Text::Utf8(first), Some(Text::Utf8(second)))
+    }
+}
+
+/// Owned texts in two arenas, as they come over a border: made with one call per text, read by any thread.
+#[derive(Clone, Debug, Default)]
+pub struct TextArena {
+    utf16: Vec<u16>,
+    utf8: Vec<u8>,
+    items: Vec<Item>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Item {
+    first: Span,
+    second: Option<Span>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Span {
+    Utf16(usize, usize),
+    Utf8(usize, usize),
+}
+
+impl TextArena {
+    /// An empty arena with room for `texts` texts of `units` UTF-16 units in all.
+    pub fn with_capacity(texts: usize, units: usize) -> Self {
+        Self { utf16: Vec::with_capacity(units), utf8: Vec::new(), items: Vec::with_capacity(texts) }
+    }
+
+    /// Adds a text.
+    pub fn push(&mut self, text: Text<'_>) {
+        let first = self.store(text);
+        self.items.push(Item { first, second: None });
+    }
+
+    /// Adds a pair.
+    pub fn push_pair(&mut self, first: Text<'_>, second: Text<'_>) {
+        let first = self.store(first);
+        let second = Some(self.store(second));
+        self.items.push(Item { first, second });
+    }
+
+    /// Adds a text of `units` UTF-16 units that `write` fills in; it returns how many it wrote. Saves a copy where the source can
+    /// only write into a buffer.
+    pub fn push_utf16_with(&mut self, units: usize, write: impl FnOnce(&mut [u16]) -> usize) {
+        let start = self.utf16.len();
+        self.utf16.resize(start + units, 0);
+        let written = write(&mut self.utf16[start..]).min(units);
+        self.utf16.truncate(start + written);
+        self.items.push(Item { first: Span::Utf16(start, start + written), second: None });
+    }
+
+    /// Joins the last text to the one before it as its pair.
+    pub fn join_last_pair(&mut self) {
+        if self.items.len() >= 2
+            && let Some(last) = self.items.pop()
+            && let Some(before) = self.items.last_mut()
+        {
+            before.second = Some(last.first);
+        }
+    }
+
+    fn store(&mut self, text: Text<'_>) -> Span {
+        match text {
+            Text::Utf16(units) => {
+                let start = self.utf16.len();
+                self.utf16.extend_from_slice(units);
+                Span::Utf16(start, self.utf16.len())
+            }
+            Text::Utf8(text) => self.store_utf8(text.as_bytes()),
+            Text::Utf8Bytes(bytes) => self.store_utf8(bytes),
+        }
+    }
+
+    fn store_utf8(&mut self, bytes: &[u8]) -> Span {
+        let start = self.utf8.len();
+        self.utf8.extend_from_slice(bytes);
+        Span::Utf8(start, self.utf8.len())
+    }
+
+    fn text(&self, span: Span) -> Text<'_> {
+        match span {
+            Span::Utf16(start, end) => Text::Utf16(&self.utf16[start..end]),
+            Span::Utf8(start, end) => Text::Utf8Bytes(&self.utf8[start..end]),
+        }
+    }
+}
+
+impl BatchInput for TextArena {
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    fn get(&self, index: usize) -> (Text<'_>, Option<Text<'_>>) {
+        let item = self.items[index];
+        (self.text(item.first), item.second.map(|span| self.text(span)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn utf16_is_what_the_standard_library_says(units in prop::collection::vec(prop_oneof![
+            0u16..0x80, 0xD800u16..0xE000, any::<u16>(),
+        ], 0..40), ascii in 0usize..100) {
+            let units = [vec![0x61; ascii], units, vec![0x62; ascii]].concat();
+            prop_assert_eq!(utf16_to_string(&units), String::from_utf16_lossy(&units));
+        }
+    }
+
+    #[test]
+    fn an_arena_gives_back_what_it_was_given() {
+        let mut arena = TextArena::with_capacity(4, 8);
+        let hello: Vec<u16> = "héllo".encode_utf16().collect();
+        arena.push(Text::Utf16(&hello));
+        arena.push_pair(Text::Utf8Bytes("a€".as_bytes()), Text::Utf16(&[0xD800, 0x61]));
+        arena.push_utf16_with(5, |buffer| {
+            buffer[..2].copy_from_slice(&[0x68, 0x69]);
+            2
+        });
+        arena.push(Text::Utf8("second"));
+        arena.join_last_pair();
+        let read = |i: usize| {
+            let (first, second) = arena.get(i);
+            (first.to_str().unwrap().into_owned(), second.map(|t| t.to_str().unwrap().into_owned()))
+        };
+        assert_eq!(arena.len(), 3);
+        assert_eq!(read(0), ("héllo".into(), None));
+        assert_eq!(read(1), ("a€".into(), Some("\u{fffd}a".into())));
+        assert_eq!(read(2), ("hi".into(), Some("second".into())));
+    }
+
+    #[test]
+    fn invalid_utf8_is_named_by_place() {
+        let error = Text::Utf8Bytes(b"ok\xFFno").to_str().unwrap_err();
+        assert_eq!(error.to_string(), "text must be valid UTF-8, got an invalid byte at 2");
+    }
+}

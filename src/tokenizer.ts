@@ -1,0 +1,390 @@
+import { fileURLToPath } from 'node:url'
+import { callNative, runCall, type Call } from './call'
+import { batchEncoding, encoding, type BatchEncoding, type Col, type Encoding } from './encoding'
+import { PillionError, describe, invalidArgument } from './errors'
+import { native, type NativeTexts, type NativeTokenizer } from './native'
+import { callShape, checkArgument, checkOptions, kinds, oneOf, toJson } from './options'
+import { checkMessages, templateJson, templateShape, type ChatMessage, type Template } from './chat'
+
+/** A text: a string, in which a lone surrogate becomes U+FFFD, or UTF-8 bytes, which must be valid. */
+export type Text = string | Uint8Array
+
+/** How to encode. */
+export interface EncodeOptions<C extends Col = never> {
+  /** Columns to compute besides the ids. Default: none. */
+  readonly include?: readonly C[] | undefined
+  /** The second text of a pair. Default: none. */
+  readonly pair?: Text | undefined
+  /** Whether the tokenizer's own special tokens (BOS, `[CLS]` ...) are added. Default: true. */
+  readonly addSpecialTokens?: boolean | undefined
+  /**
+   * Whether special tokens that stand in the text become their ids: none, all, or those named. Leave it for text that
+   * users wrote. Default: false.
+   */
+  readonly parseSpecialTokens?: boolean | readonly string[] | undefined
+  /** What `offsets` count. Default: `'utf16'`, so that `text.slice(start, end)` works. */
+  readonly offsetUnit?: 'utf16' | 'codepoint' | 'byte' | undefined
+  /** Where to cut. Default: nowhere. */
+  readonly truncation?: Truncation | undefined
+}
+
+/** Where and how to cut what is too long. */
+export interface Truncation {
+  /** Tokens that a row may have, those of the template included. */
+  readonly maxLength: number
+  /** Which end is cut off. Default: `'right'`. */
+  readonly side?: 'left' | 'right' | undefined
+  /** Which text of a pair is cut. Default: `'longest-first'`. */
+  readonly strategy?: 'longest-first' | 'only-first' | 'only-second' | undefined
+  /** Tokens that a piece repeats from the one before; only of use with `overflow`. Default: 0. */
+  readonly stride?: number | undefined
+  /** Whether what was cut off becomes further rows; batches only. Default: false. */
+  readonly overflow?: boolean | undefined
+}
+
+/** Told how many texts of a batch are done, at most some dozens of times per batch. */
+export interface BatchProgress {
+  /** Called on the JS thread with the texts done and the texts in all. Default: none. */
+  readonly onProgress?: ((done: number, total: number) => void) | undefined
+}
+
+/** How to turn ids into text. */
+export interface DecodeOptions {
+  /** Leaves out tokens that the tokenizer's file calls special. Default: false. */
+  readonly skipSpecialTokens?: boolean | undefined
+  /** Undoes the spaces that simple tokenizers put before punctuation. Default: false. */
+  readonly cleanUp?: boolean | undefined
+}
+
+/** Turns ids into text as they come; never gives half of a character. */
+export interface DecodeStream {
+  /** Takes ids; returns the text that is certain now, which may be empty. */
+  push(ids: number | ArrayLike<number>): string
+  /** Ends the stream; returns the rest, in which an incomplete character is U+FFFD. The stream can be used anew. */
+  end(): string
+}
+
+/** What `fromPretrained` takes. */
+export type PretrainedOptions = Call
+
+// Longer texts take the async form, so that no call of ours holds up the event loop. A UTF-8 byte counts as a unit.
+const maxSyncUnits = 65_536
+
+/** Texts whose UTF-16 units are copied in one go on the JS thread; a batch with more lets other work in between. */
+const unitsPerSlice = 4 << 20
+const textsPerSlice = 16_384
+
+/**
+ * A tokenizer, immutable: settings such as truncation and padding are per call. It needs no Python. Its memory is freed when
+ * it is garbage.
+ */
+export class Tokenizer {
+  /** Which engine runs, and why the faster one does not where it does not. */
+  readonly engine: { readonly name: 'pillion' | 'tokenizers'; readonly reason?: string }
+  /** How many ids have a token, added tokens included. */
+  readonly vocabSize: number
+  readonly #native: NativeTokenizer
+
+  private constructor(handle: NativeTokenizer) {
+    this.#native = handle
+    const { name, reason } = handle.engine()
+    this.engine = { name: name as 'pillion' | 'tokenizers', ...(reason === undefined ? {} : { reason }) }
+    this.vocabSize = handle.vocabSize()
+  }
+
+  /** @internal The handle that an engine has loaded already. */
+  static wrap(handle: NativeTokenizer): Tokenizer {
+    return new Tokenizer(handle)
+  }
+
+  /**
+   * Reads a `tokenizer.json`. It has no chat template; {@link fromPretrained} reads that too.
+   * @throws `model_not_found` if there is no such file, `invalid_tokenizer` if it cannot be read as one
+   */
+  static async fromFile(path: string | URL, options?: Call): Promise<Tokenizer> {
+    checkOptions('Tokenizer.fromFile()', options, callShape)
+    const local = path instanceof URL ? fileURLToPath(path) : path
+    checkArgument('path', local, kinds.string)
+    return new Tokenizer(await runCall(options, () => native().NativeTokenizer.fromFile(local)))
+  }
+
+  /**
+   * Reads the text of a `tokenizer.json`.
+   * @throws `invalid_tokenizer` if it cannot be read as one
+   */
+  static async fromJSON(json: Text, options?: Call): Promise<Tokenizer> {
+    checkOptions('Tokenizer.fromJSON()', options, callShape)
+    checkArgument('json', json, kinds.text)
+    return new Tokenizer(await runCall(options, () => native().NativeTokenizer.fromJson(oneText(json))))
+  }
+
+  /**
+   * Reads the tokenizer of a model folder: `tokenizer.json`, `tokenizer_config.json` and the chat template. Nothing is
+   * downloaded; an id such as `org/name` is looked up in the local Hugging Face cache.
+   * @throws `model_not_found` if there is no such folder or no tokenizer in it, `invalid_tokenizer` if it cannot be read
+   */
+  static async fromPretrained(dirOrHubId: string, options?: PretrainedOptions): Promise<Tokenizer> {
+    checkOptions('Tokenizer.fromPretrained()', options, callShape)
+    checkArgument('dirOrHubId', dirOrHubId, kinds.string)
+    return new Tokenizer(await runCall(options, () => native().NativeTokenizer.fromPretrained(dirOrHubId)))
+  }
+
+  /**
+   * Encodes a short text at once, on the JS thread.
+   * @throws `invalid_argument` for a text of more than 65,536 UTF-16 units (use {@link encodeAsync}) or a bad option
+   */
+  encode<C extends Col = never>(text: Text, options?: EncodeOptions<C>): Encoding<C> {
+    checkOptions('encode()', options, encodeShape)
+    const arena = syncText('encode', 'encodeAsync', text, options?.pair)
+    const columns = callNative(() => this.#native.encode(arena, encodeJson(options)))
+    return encoding(this.#native, columns)
+  }
+
+  /**
+   * Encodes a text on the tokenizer's own threads. For texts that `encode` takes, `encode` is cheaper.
+   * @throws `invalid_argument` for a bad option, `deadline_exceeded`, the signal's reason
+   */
+  async encodeAsync<C extends Col = never>(text: Text, options?: EncodeOptions<C> & Call): Promise<Encoding<C>> {
+    checkOptions('encodeAsync()', options, { ...encodeShape, ...callShape })
+    checkArgument('text', text, kinds.text)
+    const columns = await runCall(options, () => this.#native.encodeAsync(oneText(text, options?.pair), encodeJson(options)))
+    return encoding(this.#native, columns)
+  }
+
+  /**
+   * Encodes many texts, or pairs, in parallel on the tokenizer's own threads, into one flat array. The fastest way to encode.
+   * @throws `invalid_argument` for a bad option or text, `deadline_exceeded`, the signal's reason; an abort also ends the work
+   */
+  async encodeBatch<C extends Col = never>(
+    texts: readonly (Text | readonly [Text, Text])[],
+    options?: Omit<EncodeOptions<C>, 'pair'> & Call & BatchProgress,
+  ): Promise<BatchEncoding<C>> {
+    checkOptions('encodeBatch()', options, encodeBatchShape)
+    checkArgument('texts', texts, kinds.array)
+    const { NativeCancel } = native()
+    const cancel = new NativeCancel()
+    const run = async (): Promise<BatchEncoding<C>> => {
+      const arena = await copyTexts(texts, cancel)
+      const batch = await this.#native.encodeBatch(arena, encodeJson(options), cancel, options?.onProgress)
+      return batchEncoding(this.#native, batch)
+    }
+    return await runCall(options, run, () => cancel.cancel())
+  }
+
+  /**
+   * Counts the tokens of a short text, special tokens of the template included, without making them.
+   * @throws `invalid_argument` for a text of more than 65,536 UTF-16 units (use {@link countBatch})
+   */
+  count(text: Text): number {
+    const arena = syncText('count', 'countBatch', text)
+    return callNative(() => this.#native.count(arena))
+  }
+
+  /**
+   * Counts the tokens of many texts in parallel.
+   * @throws `invalid_argument` for a bad text, `deadline_exceeded`, the signal's reason
+   */
+  async countBatch(texts: readonly Text[], options?: Call): Promise<Uint32Array> {
+    checkOptions('countBatch()', options, callShape)
+    checkArgument('texts', texts, kinds.array)
+    const { NativeCancel } = native()
+    const cancel = new NativeCancel()
+    const run = async (): Promise<Uint32Array> => this.#native.countBatch(await copyTexts(texts, cancel), cancel)
+    return await runCall(options, run, () => cancel.cancel())
+  }
+
+  /**
+   * Whether a text has at most `max` tokens, special tokens of the template included.
+   * @throws `invalid_argument` for a text of more than 65,536 UTF-16 units (use {@link countBatch})
+   */
+  fits(text: Text, max: number): boolean {
+    checkArgument('max', max, kinds.natural)
+    const arena = syncText('fits', 'countBatch', text)
+    return callNative(() => this.#native.count(arena)) <= max
+  }
+
+  /**
+   * The longest beginning (or, with `side: 'left'`, end) of a text that has at most `max` tokens, special tokens of the template
+   * included, so that it {@link fits}. Never cuts a character.
+   * @param options `side`: which end is cut off. Default: `'right'`
+   * @throws `invalid_argument` for a text of more than 65,536 UTF-16 units
+   */
+  truncateToTokens(text: Text, max: number, options?: { readonly side?: 'left' | 'right' | undefined }): string {
+    checkOptions('truncateToTokens()', options, { side: oneOf('left', 'right') })
+    checkArgument('max', max, kinds.natural)
+    const arena = syncText('truncateToTokens', 'encodeAsync with truncation and offsets', text)
+    const [start, end] = callNative(() => this.#native.cutToTokens(arena, max, options?.side === 'left'))
+    return typeof text === 'string' ? text.slice(start, end) : new TextDecoder().decode(text.subarray(start, end))
+  }
+
+  /** The id of a token as the vocabulary spells it, or `undefined`. */
+  tokenToId(token: string): number | undefined {
+    checkArgument('token', token, kinds.string)
+    return this.#native.tokenToId(token) ?? undefined
+  }
+
+  /** The token of an id as the vocabulary spells it, or `undefined`. */
+  idToToken(id: number): string | undefined {
+    if (!isId(id)) return undefined
+    return this.#native.idToToken(id) ?? undefined
+  }
+
+  /**
+   * Decodes a short list of ids at once, on the JS thread. An id that no token has gives nothing.
+   * @throws `invalid_argument` for more than 65,536 ids (use {@link decodeBatch}) or what is no id
+   */
+  decode(ids: ArrayLike<number>, options?: DecodeOptions): string {
+    checkOptions('decode()', options, decodeShape)
+    const flat = toIds('ids', ids)
+    if (flat.length > maxSyncUnits) throw tooLong('decode', 'decodeBatch', `${flat.length} ids`, 'ids')
+    return callNative(() => this.#native.decode(flat, options?.skipSpecialTokens ?? false, options?.cleanUp ?? false))
+  }
+
+  /**
+   * Decodes many rows of ids in parallel. An id that no token has gives nothing.
+   * @throws `invalid_argument` for what is no id, `deadline_exceeded`, the signal's reason
+   */
+  async decodeBatch(
+    rows: Pick<BatchEncoding, 'ids' | 'rowOffsets'> | readonly ArrayLike<number>[],
+    options?: DecodeOptions & Call,
+  ): Promise<string[]> {
+    checkOptions('decodeBatch()', options, { ...decodeShape, ...callShape })
+    const { ids, rowOffsets } = flatRows(rows)
+    const { NativeCancel } = native()
+    const cancel = new NativeCancel()
+    const run = (): Promise<string[]> =>
+      this.#native.decodeBatch(ids, rowOffsets, options?.skipSpecialTokens ?? false, options?.cleanUp ?? false, cancel)
+    return await runCall(options, run, () => cancel.cancel())
+  }
+
+  /** A stream that turns ids into text as they come. The cost of a token does not grow with the history. */
+  decodeStream(options?: DecodeOptions): DecodeStream {
+    checkOptions('decodeStream()', options, decodeShape)
+    const stream = callNative(() => this.#native.decodeStream(options?.skipSpecialTokens ?? false, options?.cleanUp ?? false))
+    return {
+      push: (ids) => {
+        const flat = toIds('ids', typeof ids === 'number' ? [ids] : ids)
+        return callNative(() => stream.push(flat))
+      },
+      end: () => callNative(() => stream.end()),
+    }
+  }
+
+  /**
+   * Renders messages with the model's chat template. Encode the text with `addSpecialTokens: false` and `parseSpecialTokens: true`:
+   * the template writes the special tokens itself. `engine.chat` does all of this.
+   * @throws `unsupported` if the model has no template and none is given, `invalid_argument` if the template refuses the messages
+   */
+  applyChatTemplate(messages: readonly ChatMessage[], options?: Template): string {
+    checkOptions('applyChatTemplate()', options, templateShape)
+    checkMessages(messages)
+    return callNative(() => this.#native.applyChatTemplate(toJson(messages), templateJson(options ?? {})))
+  }
+}
+
+const encodeShape = {
+  include: kinds.array,
+  pair: kinds.text,
+  addSpecialTokens: kinds.boolean,
+  parseSpecialTokens: kinds.booleanOrStrings,
+  offsetUnit: oneOf('utf16', 'codepoint', 'byte'),
+  truncation: kinds.object,
+}
+const { pair: _, ...withoutPair } = encodeShape
+const encodeBatchShape = { ...withoutPair, ...callShape, onProgress: kinds.function }
+const decodeShape = { skipSpecialTokens: kinds.boolean, cleanUp: kinds.boolean }
+const truncationShape = {
+  maxLength: kinds.natural,
+  side: oneOf('left', 'right'),
+  strategy: oneOf('longest-first', 'only-first', 'only-second'),
+  stride: kinds.natural,
+  overflow: kinds.boolean,
+}
+const columns: readonly Col[] = ['offsets', 'attentionMask', 'specialTokensMask', 'typeIds', 'wordIds']
+
+/** The options as Rust reads them, or `undefined` for the defaults, which cost nothing. */
+function encodeJson(options: EncodeOptions<Col> | undefined): string | undefined {
+  if (options === undefined) return undefined
+  const { include, addSpecialTokens, parseSpecialTokens, offsetUnit, truncation } = options
+  for (const name of include ?? []) {
+    if (!columns.includes(name)) throw invalidArgument('include', `names among ${columns.join(', ')}`, name)
+  }
+  checkOptions('truncation', truncation, truncationShape)
+  if (truncation !== undefined) checkArgument('truncation.maxLength', truncation.maxLength, kinds.natural)
+  return toJson({ include, addSpecialTokens, parseSpecialTokens, offsetUnit, truncation })
+}
+
+/** Copies a short text, and the other of its pair. */
+function syncText(name: string, asyncForm: string, text: Text, pair?: Text): NativeTexts {
+  checkArgument('text', text, kinds.text)
+  const units = text.length + (pair?.length ?? 0)
+  if (units > maxSyncUnits) throw tooLong(name, asyncForm, `${units} UTF-16 units`, 'text')
+  return oneText(text, pair)
+}
+
+function oneText(text: Text, pair?: Text): NativeTexts {
+  const { NativeTexts } = native()
+  const arena = new NativeTexts()
+  callNative(() => arena.push([pair === undefined ? text : [text, pair]], 0, 1, unitsPerSlice))
+  return arena
+}
+
+/** Copies the texts of a batch; the texts are not needed afterwards. A long batch lets the event loop run in between. */
+async function copyTexts(
+  texts: readonly (Text | readonly [Text, Text])[],
+  cancel: { isCancelled(): boolean },
+): Promise<NativeTexts> {
+  const { NativeTexts } = native()
+  const arena = new NativeTexts()
+  let next = 0
+  while (next < texts.length && !cancel.isCancelled()) {
+    const from = next
+    const to = Math.min(texts.length, from + textsPerSlice)
+    next = callNative(() => arena.push(texts as Text[], from, to, unitsPerSlice))
+    if (next < texts.length) await new Promise((resume) => setImmediate(resume))
+  }
+  return arena
+}
+
+function flatRows(rows: Pick<BatchEncoding, 'ids' | 'rowOffsets'> | readonly ArrayLike<number>[]): {
+  ids: Uint32Array
+  rowOffsets: Uint32Array
+} {
+  if (!Array.isArray(rows)) {
+    const { ids, rowOffsets } = rows as BatchEncoding
+    if (ids instanceof Uint32Array && rowOffsets instanceof Uint32Array) return { ids, rowOffsets }
+    throw invalidArgument('rows', 'a batch encoding or an array of rows of ids', rows)
+  }
+  const lists = (rows as readonly ArrayLike<number>[]).map((row, i) => toIds(`rows[${i}]`, row))
+  const rowOffsets = new Uint32Array(lists.length + 1)
+  for (const [i, list] of lists.entries()) rowOffsets[i + 1] = (rowOffsets[i] ?? 0) + list.length
+  const ids = new Uint32Array(rowOffsets[lists.length] ?? 0)
+  for (const [i, list] of lists.entries()) ids.set(list, rowOffsets[i])
+  return { ids, rowOffsets }
+}
+
+const isId = (id: number): boolean => Number.isInteger(id) && id >= 0 && id < 2 ** 32
+
+/** Ids as one typed array; `Uint32Array.from` alone would turn -1 and 1.5 into other ids in silence. */
+export function toIds(param: string, ids: ArrayLike<number>): Uint32Array {
+  if (ids instanceof Uint32Array) return ids
+  if (typeof ids !== 'object' || typeof (ids as ArrayLike<number> | null)?.length !== 'number') {
+    throw invalidArgument(param, 'an array of token ids', ids)
+  }
+  const flat = new Uint32Array(ids.length)
+  for (let i = 0; i < ids.length; i += 1) {
+    const id = ids[i]
+    if (typeof id !== 'number' || !isId(id)) throw invalidArgument(`${param}[${i}]`, 'a token id', describe(id))
+    flat[i] = id
+  }
+  return flat
+}
+
+function tooLong(name: string, asyncForm: string, got: string, param: string): PillionError {
+  return new PillionError({
+    code: 'invalid_argument',
+    message: `${name}() takes at most ${maxSyncUnits.toLocaleString('en')} UTF-16 units or ids, since it runs on the JS thread; got ${got}`,
+    param,
+    remedy: `use ${asyncForm}`,
+  })
+}
