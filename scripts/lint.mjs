@@ -1,6 +1,8 @@
 // `npm run lint`: formatting, linters and types of all languages, each counted as one check. Needs what `npm test` sets up.
+import path from 'node:path'
+
 import { python } from './lib/prepare.mjs'
-import { counters, finish, step } from './lib/steps.mjs'
+import { counters, finish, root, step } from './lib/steps.mjs'
 
 const check = { count: counters.one, keepGoing: true }
 await step('rustfmt', 'cargo', ['fmt', '--all', '--check'], check)
@@ -9,7 +11,10 @@ await step('prettier', 'npx', ['prettier', '--check', '.'], check)
 await step('eslint', 'npx', ['eslint', '.'], check)
 await step('tsc', 'npx', ['tsc', '--noEmit'], check)
 await step('index.d.ts is fresh', 'npm', ['run', '--silent', 'check:dts'], check)
-await step('ruff', python, ['-m', 'ruff', 'check', 'python', 'scripts', 'benchmark'], check)
-await step('ruff format', python, ['-m', 'ruff', 'format', '--check', 'python', 'scripts', 'benchmark'], check)
-await step('mypy', python, ['-m', 'mypy', '--config-file', 'python/pyproject.toml', 'python/pillion'], check)
+// Paths in `pyproject.toml` are relative to its folder.
+const inPython = { ...check, cwd: path.join(root, 'python') }
+const sources = ['--config', 'pyproject.toml', '.', '../scripts', '../benchmark', '../__test__']
+await step('ruff', python, ['-m', 'ruff', 'check', ...sources], inPython)
+await step('ruff format', python, ['-m', 'ruff', 'format', '--check', ...sources], inPython)
+await step('mypy', python, ['-m', 'mypy'], inPython)
 finish()

@@ -38,6 +38,8 @@ CHATML = (
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command; 0 if the folder is there at the end."""
+    # Its progress bars would be torn by ours.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     parser = argparse.ArgumentParser(prog="models.py", description="Make the model folders for demo, tests and bench.")
     commands = parser.add_subparsers(dest="command", required=True)
     smollm2 = commands.add_parser("smollm2", help="SmolLM2-135M-Instruct from its package")
@@ -216,7 +218,7 @@ def write_tokenizer(
 
 def make_tiny(out: Path, arch: str, seed: int) -> None:
     """Puts a random model with a small byte-level BPE tokenizer into `out`, unless it is there already."""
-    stamp = {"arch": arch, "seed": seed, "recipe": 1}
+    stamp = {"arch": arch, "seed": seed, "recipe": 2}
     if is_stamped(out, stamp):
         say(f"{out} is up to date")
         return
@@ -238,6 +240,8 @@ def tiny_model(arch: str, seed: int, **overrides: Any) -> Any:
         "bos_token_id": 1,
         "eos_token_id": 2,
         "pad_token_id": 2,
+        # Tied, most of these would say their last token for ever.
+        "tie_word_embeddings": arch == "gpt2",
     }
     decoder: dict[str, Any] = {
         "hidden_size": 64,
@@ -248,13 +252,13 @@ def tiny_model(arch: str, seed: int, **overrides: Any) -> Any:
         "max_position_embeddings": 256,
     }
     shapes: dict[str, tuple[str, dict[str, Any]]] = {
-        "llama": ("LlamaForCausalLM", decoder | {"tie_word_embeddings": True}),
-        "qwen3": ("Qwen3ForCausalLM", decoder | {"head_dim": 16, "tie_word_embeddings": True}),
+        "llama": ("LlamaForCausalLM", decoder),
+        "qwen3": ("Qwen3ForCausalLM", decoder | {"head_dim": 16}),
         "mixtral": (
             "MixtralForCausalLM",
-            decoder | {"intermediate_size": 64, "num_local_experts": 4, "tie_word_embeddings": True},
+            decoder | {"intermediate_size": 64, "num_local_experts": 4},
         ),
-        "mistral": ("MistralForCausalLM", decoder | {"sliding_window": 16, "tie_word_embeddings": True}),
+        "mistral": ("MistralForCausalLM", decoder | {"sliding_window": 16}),
         "gemma2": (
             "Gemma2ForCausalLM",
             decoder | {"head_dim": 16, "sliding_window": 16, "query_pre_attn_scalar": 16},
@@ -312,14 +316,25 @@ class Staging:
         return self.folder
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        if error is None:
-            (self.folder / STAMP).unlink(missing_ok=True)
-            (self.folder / STAMP).write_text(json.dumps(self.stamp) + "\n", encoding="utf-8")
-            if self.out.exists():
-                shutil.rmtree(self.out)
-            self.folder.replace(self.out)
-        else:
+        try:
+            if error is None:
+                self._publish()
+        finally:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _publish(self) -> None:
+        for file in self.folder.iterdir():
+            # Some writers make files that only their owner can read.
+            file.chmod(0o644)
+        # A hard link would write into the copy that the cache keeps.
+        (self.folder / STAMP).unlink(missing_ok=True)
+        (self.folder / STAMP).write_text(json.dumps(self.stamp) + "\n", encoding="utf-8")
+        if is_stamped(self.out, self.stamp):
+            # Another process was faster.
+            return
+        if self.out.exists():
+            shutil.rmtree(self.out)
+        self.folder.replace(self.out)
 
 
 def is_stamped(folder: Path, stamp: dict[str, Any]) -> bool:

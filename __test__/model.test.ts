@@ -1,0 +1,87 @@
+// The real model of the test set-up, through the whole chain. `npm test` fetches and converts it; without it these tests say so and are skipped.
+import { execFile } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import path from 'node:path'
+import { promisify } from 'node:util'
+
+import { Engine } from '../src/index'
+import { describe, expect, test } from 'vitest'
+
+const root = path.resolve(import.meta.dirname, '..')
+const model = process.env.PILLION_TEST_MODEL ?? path.join(root, '.models/smollm2')
+const python = process.env.PILLION_PYTHON ?? path.join(root, '.venv/bin/python')
+const isThere = existsSync(path.join(model, 'model.safetensors'))
+
+const questions = [
+  'Why is the sky blue?',
+  'Name three primary colours.',
+  'What is 17 + 25?',
+  'Write a haiku about the sea.',
+  'Translate "good morning" into French.',
+  'Who wrote Hamlet?',
+  'Explain recursion to a child.',
+  'List the planets of the solar system.',
+  'What does HTTP stand for?',
+  'Give me a recipe for pancakes.',
+  'What is the capital of Japan?',
+  'Write a Python function that adds two numbers.',
+  'Why do cats purr?',
+  'Summarise the story of Cinderella in one sentence.',
+  'What is the boiling point of water?',
+  'How do I tie a bow tie?',
+  'What is a black hole?',
+  'Write a short e-mail declining a meeting.',
+  'What are the ingredients of bread?',
+  'Tell me a joke about computers 🙂, bitte auch auf Deutsch.',
+]
+
+/** Plain transformers, one prompt at a time, on the same folder: what the engine must give token for token. */
+async function reference(prompts: number[][], maxTokens: number): Promise<number[][]> {
+  const script = path.join(import.meta.dirname, 'reference.py')
+  const child = promisify(execFile)(python, [script, model, String(maxTokens)], { maxBuffer: 1 << 26 })
+  child.child.stdin?.end(JSON.stringify(prompts))
+  return JSON.parse((await child).stdout) as number[][]
+}
+
+describe.skipIf(!isThere)(`SmolLM2 in ${path.relative(root, model)}`, () => {
+  test('20 prompts at once give what plain transformers gives to each alone, in float32', { timeout: 400_000 }, async () => {
+    const maxTokens = 24
+    const engine = await Engine.load({ model, python, dtype: 'float32' })
+    try {
+      const tokenizer = engine.tokenizer!
+      const prompts = questions.map((content) => {
+        const text = tokenizer.applyChatTemplate([{ role: 'user', content }], { addGenerationPrompt: true })
+        return Array.from(tokenizer.encode(text, { addSpecialTokens: false, parseSpecialTokens: true }).ids)
+      })
+      const runs = prompts.map((prompt) => engine.generate({ prompt, maxTokens, temperature: 0, tokens: true }).result)
+      const got = (await Promise.all(runs)).map((result) => Array.from(result.tokens!.ids))
+      expect(engine.status().model).toMatchObject({ tier: 'slots', dtype: 'float32' })
+      expect(got).toEqual(await reference(prompts, maxTokens))
+
+      // `chat` renders and tokenizes the very same prompt.
+      const chat = engine.chat({ messages: [{ role: 'user', content: questions[0]! }], maxTokens, temperature: 0, tokens: true })
+      expect(Array.from((await chat.result).tokens!.ids)).toEqual(got[0])
+
+      // A seed makes a sampled answer repeatable, whatever else is in the batch.
+      const sampled = () => engine.generate({ prompt: prompts[3]!, maxTokens: 16, temperature: 0.8, topP: 0.9, seed: 7 })
+      const alone = await sampled().text
+      const [inCompany] = await Promise.all([sampled().text, ...prompts.slice(0, 3).map((prompt) => engine.generate({ prompt, maxTokens: 16 }).text)])
+      expect(inCompany).toBe(alone)
+    } finally {
+      await engine.close()
+    }
+  })
+
+  test('memory stays flat over five load and close cycles', { timeout: 400_000 }, async () => {
+    const resident: number[] = []
+    for (let cycle = 0; cycle < 7; cycle += 1) {
+      const engine = await Engine.load({ model, python, dtype: 'float32' })
+      await engine.generate({ prompt: 'Once upon a time', maxTokens: 4, temperature: 0 }).text
+      await engine.close()
+      resident.push(process.memoryUsage.rss())
+    }
+    // The first cycle imports torch, the second fills the allocator's pools; the five after them must add nothing.
+    const [, settled, ...rest] = resident
+    expect(Math.max(...rest) / settled!, resident.map((bytes) => `${(bytes / 1e6).toFixed(0)} MB`).join(', ')).toBeLessThan(1.1)
+  })
+})
