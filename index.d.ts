@@ -578,13 +578,13 @@ declare class Tokenizer {
   /** The token of an id as the vocabulary spells it, or `undefined`. */
   idToToken(id: number): string | undefined
   /**
-   * Decodes a short list of ids at once, on the JS thread.
-   * @throws `invalid_argument` for an id that is not in the vocabulary, or more than 65,536 ids (use {@link decodeBatch})
+   * Decodes a short list of ids at once, on the JS thread. An id that no token has gives nothing.
+   * @throws `invalid_argument` for more than 65,536 ids (use {@link decodeBatch}) or what is no id
    */
   decode(ids: ArrayLike<number>, options?: DecodeOptions): string
   /**
-   * Decodes many rows of ids in parallel.
-   * @throws `invalid_argument` for an id that is not in the vocabulary, `deadline_exceeded`, the signal's reason
+   * Decodes many rows of ids in parallel. An id that no token has gives nothing.
+   * @throws `invalid_argument` for what is no id, `deadline_exceeded`, the signal's reason
    */
   decodeBatch(
     rows: Pick<BatchEncoding, 'ids' | 'rowOffsets'> | readonly ArrayLike<number>[],

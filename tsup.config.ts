@@ -15,5 +15,6 @@ export default defineConfig({
   sourcemap: true,
   clean: true,
   splitting: false,
+  keepNames: true,
   define: { __VERSION__: JSON.stringify(version) },
 })

@@ -72,6 +72,31 @@ describe.skipIf(!isThere)(`SmolLM2 in ${path.relative(root, model)}`, () => {
     }
   })
 
+  test('a stream over shared memory goes on after its worker was killed', { timeout: 400_000 }, async () => {
+    const engine = await Engine.load({ model, python, dtype: 'float32', bridge: 'shm' })
+    try {
+      const request = { prompt: 'The three laws of robotics are', maxTokens: 32, temperature: 0 }
+      const undisturbed = await engine.generate(request).text
+      const run = engine.generate(request)
+      let killed = 0
+      let text = ''
+      for await (const delta of run.textStream) {
+        text += delta
+        if (killed === 0) {
+          killed = engine.status().workers[0]!.pid
+          expect(killed).not.toBe(process.pid)
+          process.kill(killed, 'SIGKILL')
+        }
+      }
+      expect(text).toBe(undisturbed)
+      const { bridge, workers } = engine.status()
+      expect({ bridge, restarts: workers[0]!.restarts }).toEqual({ bridge: 'shm', restarts: 1 })
+      expect(workers[0]!.pid).not.toBe(killed)
+    } finally {
+      await engine.close()
+    }
+  })
+
   test('memory stays flat over five load and close cycles', { timeout: 400_000 }, async () => {
     const resident: number[] = []
     for (let cycle = 0; cycle < 7; cycle += 1) {

@@ -93,6 +93,9 @@ export declare class NativeTokenizer {
   applyChatTemplate(messages: string, options: string): string
 }
 
+/** Runs Python's exit functions, for the end of the process, and waits at most so many milliseconds for them. Without Python nothing. */
+export declare function endPython(timeoutMs: number): void
+
 /** Which engine runs. */
 export interface NativeEngineInfo {
   /** Its name. */

@@ -1,6 +1,6 @@
 /** What every long call shares: `signal` and `timeoutMs`. */
 
-import { PillionError, errorFromNative } from './errors'
+import { PillionError, describe, errorFromNative } from './errors'
 
 /** Options that every long call takes. */
 export interface Call {
@@ -78,5 +78,14 @@ export function callNative<T>(call: () => T): T {
     return call()
   } catch (error) {
     throw errorFromNative(error)
+  }
+}
+
+/** Calls a listener of the user's. If that fails, it is reported as a warning: the work that it listens to goes on. */
+export function tell<A extends readonly unknown[]>(listener: ((...values: A) => void) | undefined, ...values: A): void {
+  try {
+    listener?.(...values)
+  } catch (error) {
+    process.emitWarning(error instanceof Error ? error : `a listener threw ${describe(error)}`)
   }
 }

@@ -1,7 +1,8 @@
 import { randomUUID } from 'node:crypto'
-import { callNative, runCall, type Call } from './call'
+import { isMainThread } from 'node:worker_threads'
+import { callNative, runCall, tell, type Call } from './call'
 import { checkMessages, templateJson, templateShape, type ChatMessage, type Template } from './chat'
-import { PillionError, describe, errorFromJson, invalidArgument, type ErrorCode } from './errors'
+import { PillionError, errorFromJson, invalidArgument, type ErrorCode } from './errors'
 import { GenerationRun, type Generation, type RunHost } from './generation'
 import { native, pythonFolder, type NativeEngine } from './native'
 import { callShape, checkArgument, checkOptions, kinds, oneOf, toJson } from './options'
@@ -300,6 +301,7 @@ class Driver implements RunHost {
       const driver = weak.deref()
       if (driver !== undefined) driver.#drain()
     }
+    endPythonAtExit()
     this.native = callNative(() => new NativeEngine(loadJson(options), wake))
     this.#hold()
   }
@@ -391,13 +393,15 @@ class Driver implements RunHost {
   }
 }
 
-// The user's function failed, not the engine: its runs go on.
-function tell<T>(callback: ((value: T) => void) | undefined, value: T): void {
-  try {
-    callback?.(value)
-  } catch (error) {
-    process.emitWarning(error instanceof Error ? error : describe(error), { type: 'PillionCallbackWarning' })
-  }
+/** How long the end of the process waits for Python's own exit functions, and for a step that is under way. */
+const exitMs = 500
+let exitIsHandled = false
+
+// The interpreter is never finalized; its `atexit` functions run all the same. A worker's end is not the process's.
+function endPythonAtExit(): void {
+  if (exitIsHandled || !isMainThread) return
+  exitIsHandled = true
+  process.once('exit', () => native().endPython(exitMs))
 }
 
 const bridges = ['embedded', 'shm', 'grpc'] as const

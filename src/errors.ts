@@ -111,17 +111,17 @@ export class PillionError extends Error {
   /** What went wrong. */
   readonly code: ErrorCode
   /** The step in which it arose: `validate`, `admit`, `tokenize`, `queue`, `load`, `forward`, `update`, `stream` ... */
-  readonly stage?: string
+  declare readonly stage?: string
   /** The request that failed. */
-  readonly requestId?: string
+  declare readonly requestId?: string
   /** Whether the same call may succeed later without any change. */
   readonly retryable: boolean
   /** When to try again, in milliseconds. */
-  readonly retryAfterMs?: number
+  declare readonly retryAfterMs?: number
   /** The option or argument that was refused. */
-  readonly param?: string
+  declare readonly param?: string
   /** What to do, as one sentence or command. */
-  readonly remedy?: string
+  declare readonly remedy?: string
 
   /** @internal Errors are made by pillion. */
   constructor(data: ErrorData) {
@@ -170,9 +170,9 @@ export class PythonError extends PillionError {
 /** The Python worker ended while it was needed. Retryable. */
 export class WorkerLostError extends PillionError {
   /** The exit status, if it exited by itself. */
-  readonly exitCode?: number
+  declare readonly exitCode?: number
   /** The signal's name, such as `SIGKILL`, if one ended it. */
-  readonly exitSignal?: string
+  declare readonly exitSignal?: string
   /** The last lines that it wrote to its standard error. */
   readonly stderrTail: string
 

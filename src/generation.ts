@@ -166,9 +166,14 @@ export class GenerationRun implements Generation {
     return {
       next: async (): Promise<IteratorResult<Part>> => {
         if (done) return ended
-        const part = await this.#next()
-        if (part === undefined || part.type === 'finish') done = true
-        return part === undefined ? ended : { done: false, value: part }
+        try {
+          const part = await this.#next()
+          done = part.type === 'finish'
+          return { done: false, value: part }
+        } catch (error) {
+          done = true
+          throw error
+        }
       },
       return: (): Promise<IteratorResult<Part>> => {
         done = true
@@ -198,7 +203,7 @@ export class GenerationRun implements Generation {
     this.#fail(reason, false)
   }
 
-  async #next(): Promise<Part | undefined> {
+  async #next(): Promise<Part> {
     for (;;) {
       const outcome = this.#outcome
       // The signal's reason overtakes text that was not read yet; any other end comes after it.

@@ -81,7 +81,7 @@ function unknownOption(where: string, name: string, known: readonly string[]): P
 /** The known name that differs least, if it is close enough to be what was meant. */
 export function nearest(name: string, known: readonly string[]): string | undefined {
   let best: string | undefined
-  let bestDistance = Math.max(2, Math.floor(name.length / 3)) + 1
+  let bestDistance = Math.max(2, Math.floor(Math.min(name.length, 30) / 3)) + 1
   for (const candidate of known) {
     const distance = editDistance(plain(name), plain(candidate))
     if (distance < bestDistance) [best, bestDistance] = [candidate, distance]
@@ -117,7 +117,7 @@ export function toJson(value: unknown): string {
 }
 
 function wellFormed(value: unknown): unknown {
-  if (typeof value === 'string') return value.replaceAll(/\p{Surrogate}/gu, '\uFFFD')
+  if (typeof value === 'string') return value.toWellFormed()
   if (Array.isArray(value)) return value.map(wellFormed)
   if (typeof value !== 'object' || value === null) return value
   return Object.fromEntries(Object.entries(value).map(([k, v]) => [wellFormed(k), wellFormed(v)]))

@@ -1,5 +1,5 @@
 import { fileURLToPath } from 'node:url'
-import { callNative, runCall, type Call } from './call'
+import { callNative, runCall, tell, type Call } from './call'
 import { batchEncoding, encoding, type BatchEncoding, type Col, type Encoding } from './encoding'
 import { PillionError, describe, invalidArgument } from './errors'
 import { native, type NativeTexts, type NativeTokenizer } from './native'
@@ -164,8 +164,10 @@ export class Tokenizer {
     const { NativeCancel } = native()
     const cancel = new NativeCancel()
     const run = async (): Promise<BatchEncoding<C>> => {
+      const progress = ascending(options?.onProgress, texts.length)
       const arena = await copyTexts(texts, cancel)
-      const batch = await this.#native.encodeBatch(arena, encodeJson(options), cancel, options?.onProgress)
+      const batch = await this.#native.encodeBatch(arena, encodeJson(options), cancel, progress)
+      progress?.(texts.length)
       return batchEncoding(this.#native, batch)
     }
     return await runCall(options, run, () => cancel.cancel())
@@ -344,6 +346,17 @@ async function copyTexts(
     if (next < texts.length) await new Promise((resume) => setImmediate(resume))
   }
   return arena
+}
+
+/** Tells a listener only what is further than before: the threads of a batch do not report in order, nor before its end is known. */
+function ascending(listener: BatchProgress['onProgress'], total: number): ((done: number) => void) | undefined {
+  if (listener === undefined) return undefined
+  let told = 0
+  return (done) => {
+    if (done <= told) return
+    told = done
+    tell(listener, done, total)
+  }
 }
 
 function flatRows(rows: Pick<BatchEncoding, 'ids' | 'rowOffsets'> | readonly ArrayLike<number>[]): {

@@ -150,8 +150,8 @@ def error_json(error: BaseException, stage: str | None = None) -> str:
     if stage is not None:
         data["stage"] = stage
     data["python"] = {"pythonType": _type_name(error), "traceback": _traceback(error)}
-    # A message may hold a lone surrogate, from a file name for one; as JSON text it must be UTF-8.
-    return json.dumps(data, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
+    # A message may hold a lone surrogate, from a file name for one, which no other side could read.
+    return json.dumps(data, ensure_ascii=False).encode("utf-8", "replace").decode("utf-8")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -35,8 +35,14 @@ const commands: Record<string, (args: string[]) => Promise<void>> = { setup: run
 
 async function main(args: string[]): Promise<void> {
   const [name, ...rest] = args
-  if (name === '--version') return print(`${version}\n`)
-  if (name === undefined || name === '--help' || name === '-h' || name === 'help') return print(help)
+  if (name === '--version') {
+    print(`${version}\n`)
+    return
+  }
+  if (name === undefined || name === '--help' || name === '-h' || name === 'help') {
+    print(help)
+    return
+  }
   const command = Object.hasOwn(commands, name) ? commands[name] : undefined
   if (command !== undefined) {
     await command(rest)
@@ -49,8 +55,8 @@ async function main(args: string[]): Promise<void> {
 
 async function runSetup(args: string[]): Promise<void> {
   const values = parse(args)
-  if (values.help === true) return print(setupHelp)
-  await setup({ python: values.python, dir: values.dir ?? '.venv', indexUrl: values['index-url'], pythonFolder })
+  if (values.help === true) print(setupHelp)
+  else await setup({ python: values.python, dir: values.dir ?? '.venv', indexUrl: values['index-url'], pythonFolder })
 }
 
 function print(text: string): void {

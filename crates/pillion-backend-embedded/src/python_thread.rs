@@ -81,7 +81,8 @@ pub(crate) fn join(new: impl FnOnce(u64) -> Client) -> Result<Arc<Client>> {
     }
     let client = Arc::new(new(process.next_id));
     process.next_id += 1;
-    process.clients.push(Arc::clone(&client));
+    // In front: what Python says goes on to the one that is served now.
+    process.clients.insert(0, Arc::clone(&client));
     Ok(client)
 }
 

@@ -208,6 +208,25 @@ fn a_library_of_another_version_is_refused() {
     });
 }
 
+/// Python 3.14 and newer are started by another way, which tells of a failure instead of ending the process.
+#[test]
+fn a_python_with_a_configuration_is_started_by_it() {
+    in_own_process("a_python_with_a_configuration_is_started_by_it", || {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libpython3.99.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake/libpython.c");
+        let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status();
+        assert!(compiled.unwrap().success());
+        let change = json!({"version": [3, 99, 0], "executable": "/somewhere/python", "libpython": [library]});
+        let words = [
+            "did not start: isolated=0 use_environment=1 user_site_directory=1 configure_locale=1 utf8_mode=1",
+            "install_signal_handlers=0 program_name=/somewhere/python",
+            "npx pillion setup",
+        ];
+        check(&pretends(&change), ErrorCode::PythonUnsupported, &words);
+    });
+}
+
 #[test]
 fn a_file_that_is_no_bridge() {
     in_own_process("a_file_that_is_no_bridge", || {

@@ -1,13 +1,15 @@
 //! Picks the way to a model: the one place in the addon that names a backend.
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
 
 use pillion_backend_echo::{EchoBackend, EchoOptions};
-use pillion_backend_embedded::{EmbeddedBackend, EmbeddedOptions};
+use pillion_backend_embedded::{EmbeddedBackend, EmbeddedOptions, SurveyOptions, survey};
+use pillion_backend_worker::{WorkerBackend, WorkerOptions};
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, BridgeKind, Error, ErrorCode, LoadConfig, LoadLimits, ModelSource, Result,
     Stage, WorkerStatus, step::Step,
@@ -37,15 +39,45 @@ pub(crate) fn choose(options: &LoadOptions, model: &Model) -> Result<Chosen> {
                 path: folder.to_string_lossy().into_owned(),
                 trust_remote_code: options.trust_remote_code.unwrap_or(false),
             };
-            let embedded = EmbeddedOptions {
-                python: options.python.clone(),
-                python_path: vec![options.python_folder.clone()],
-                load: load_config(options, source),
-                bridge_library: None,
+            let (python_path, load) = (vec![options.python_folder.clone()], load_config(options, source));
+            let backend: Box<dyn Backend> = match bridge {
+                BridgeKind::Shm => {
+                    let python = worker_python(options.python.as_deref())?;
+                    Box::new(WorkerBackend::new(WorkerOptions::new(python, python_path, load)))
+                }
+                _ => Box::new(EmbeddedBackend::new(EmbeddedOptions {
+                    python: options.python.clone(),
+                    python_path,
+                    load,
+                    bridge_library: None,
+                })),
             };
-            Ok(Chosen { backend: Box::new(EmbeddedBackend::new(embedded)), bridge: Some(bridge) })
+            Ok(Chosen { backend, bridge: Some(bridge) })
         }
     }
+}
+
+/// The interpreter for a process of its own. It is looked for as for the embedded bridge, but needs no shared libpython.
+fn worker_python(option: Option<&str>) -> Result<PathBuf> {
+    let reports = survey(&SurveyOptions { python: option.map(str::to_owned), packages: Vec::new() });
+    let mut problem = None;
+    for report in reports {
+        match (report.problem, report.executable) {
+            (None, Some(executable)) => return Ok(executable),
+            (Some(e), Some(executable)) if e.code() == ErrorCode::PythonLibraryMissing => return Ok(executable),
+            (e, _) => {
+                problem = problem.or(e);
+                // One that the user named is not replaced by another.
+                if report.source.is_explicit() {
+                    break;
+                }
+            }
+        }
+    }
+    Err(problem.unwrap_or_else(|| {
+        Error::new(ErrorCode::PythonNotFound, "no Python interpreter was found")
+            .with_remedy("run `npx pillion setup`, or name an interpreter in the option python")
+    }))
 }
 
 fn bridge_kind(option: Option<&str>) -> Result<BridgeKind> {
@@ -55,11 +87,12 @@ fn bridge_kind(option: Option<&str>) -> Result<BridgeKind> {
     };
     match asked.as_deref() {
         None | Some("auto" | "embedded") => Ok(BridgeKind::Embedded),
-        Some(other @ ("shm" | "grpc")) => {
-            Err(Error::new(ErrorCode::BridgeUnavailable, format!("the bridge '{other}' is not part of this version"))
+        Some("shm") => Ok(BridgeKind::Shm),
+        Some("grpc") => {
+            Err(Error::new(ErrorCode::BridgeUnavailable, "the bridge 'grpc' is not part of this version")
                 .with_stage(Stage::Load)
                 .with_param("bridge")
-                .with_remedy("use bridge: 'embedded', or leave the option out"))
+                .with_remedy("use bridge: 'embedded' or 'shm', or leave the option out"))
         }
         Some(other) => Err(Error::invalid("bridge", "'auto', 'embedded', 'shm' or 'grpc'", format_args!("'{other}'"))
             .with_stage(Stage::Load)),
@@ -155,11 +188,9 @@ mod tests {
 
     #[test]
     fn bridges_that_are_not_there_are_refused_by_name() {
-        for name in ["shm", "grpc"] {
-            let error = bridge_kind(Some(name)).unwrap_err();
-            assert_eq!(error.code(), ErrorCode::BridgeUnavailable);
-            assert!(error.message().contains(name));
-        }
+        let error = bridge_kind(Some("grpc")).unwrap_err();
+        assert!(error.code() == ErrorCode::BridgeUnavailable && error.message().contains("grpc"));
+        assert_eq!(bridge_kind(Some("shm")).unwrap(), BridgeKind::Shm);
         assert_eq!(bridge_kind(Some("embedded")).unwrap(), BridgeKind::Embedded);
         assert_eq!(bridge_kind(Some("pipe")).unwrap_err().param(), Some("bridge"));
     }

@@ -16,10 +16,18 @@ mod stream;
 mod texts;
 mod tokenizer;
 
+use std::time::Duration;
+
 use napi_derive::napi;
 
 /// The version of this binary; `native.ts` refuses one that is not the package's.
 #[napi]
 pub fn version() -> String {
     pillion_core::VERSION.to_owned()
+}
+
+/// Runs Python's exit functions, for the end of the process, and waits at most so many milliseconds for them. Without Python nothing.
+#[napi(catch_unwind)]
+pub fn end_python(timeout_ms: u32) {
+    pillion_backend_embedded::shutdown(Duration::from_millis(u64::from(timeout_ms)));
 }

@@ -53,16 +53,21 @@ impl Tokenizer {
             return Err(TokenizeError::TooLarge { what: "texts", limit: u64::from(u32::MAX) });
         }
         let maker = self.row_maker(options)?;
-        let chunks = run(texts.len(), |i| units(texts, i), control, |range| {
-            let mut rows = Rows::new(options.columns);
-            for index in range {
-                let (text, pair) = texts.get(index);
-                let text = text.to_str().map_err(|e| at_index(e, index))?;
-                let pair = pair.map(Text::to_str).transpose().map_err(|e| at_index(e, index))?;
-                maker.push(index as u32, &text, pair.as_deref(), &mut rows)?;
-            }
-            Ok(rows)
-        })?;
+        let chunks = run(
+            texts.len(),
+            |i| units(texts, i),
+            control,
+            |range| {
+                let mut rows = Rows::new(options.columns);
+                for index in range {
+                    let (text, pair) = texts.get(index);
+                    let text = text.to_str().map_err(|e| at_index(e, index))?;
+                    let pair = pair.map(Text::to_str).transpose().map_err(|e| at_index(e, index))?;
+                    maker.push(index as u32, &text, pair.as_deref(), &mut rows)?;
+                }
+                Ok(rows)
+            },
+        )?;
         Rows::join(chunks, options.columns)
     }
 
@@ -74,19 +79,24 @@ impl Tokenizer {
     ) -> Result<Vec<u32>, TokenizeError> {
         let options = EncodeOptions::default();
         let maker = self.row_maker(&options)?;
-        let chunks = run(texts.len(), |i| units(texts, i), control, |range| {
-            let mut counts = Vec::with_capacity(range.len());
-            let mut rows = Rows::new(options.columns);
-            for index in range {
-                let (text, pair) = texts.get(index);
-                let text = text.to_str().map_err(|e| at_index(e, index))?;
-                let pair = pair.map(Text::to_str).transpose().map_err(|e| at_index(e, index))?;
-                rows.clear();
-                maker.push(0, &text, pair.as_deref(), &mut rows)?;
-                counts.push(rows.ids.len() as u32);
-            }
-            Ok(counts)
-        })?;
+        let chunks = run(
+            texts.len(),
+            |i| units(texts, i),
+            control,
+            |range| {
+                let mut counts = Vec::with_capacity(range.len());
+                let mut rows = Rows::new(options.columns);
+                for index in range {
+                    let (text, pair) = texts.get(index);
+                    let text = text.to_str().map_err(|e| at_index(e, index))?;
+                    let pair = pair.map(Text::to_str).transpose().map_err(|e| at_index(e, index))?;
+                    rows.clear();
+                    maker.push(0, &text, pair.as_deref(), &mut rows)?;
+                    counts.push(rows.ids.len() as u32);
+                }
+                Ok(counts)
+            },
+        )?;
         Ok(chunks.concat())
     }
 

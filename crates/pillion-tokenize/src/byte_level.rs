@@ -7,24 +7,19 @@ pub fn char_of(byte: u8) -> char {
 
 /// The byte that a character stands for.
 pub fn byte_of(c: char) -> Option<u8> {
-    match BYTES.get(c as usize) {
-        Some(&b) if b >= 0 => Some(b as u8),
-        _ => None,
-    }
+    BYTES.get(c as usize).copied().flatten()
 }
 
 /// Appends what a token text stands for: its bytes if every character is of the alphabet, else the text itself.
 pub fn push_bytes(token: &str, out: &mut Vec<u8>) {
     let start = out.len();
     for c in token.chars() {
-        match byte_of(c) {
-            Some(b) => out.push(b),
-            None => {
-                out.truncate(start);
-                out.extend_from_slice(token.as_bytes());
-                return;
-            }
-        }
+        let Some(byte) = byte_of(c) else {
+            out.truncate(start);
+            out.extend_from_slice(token.as_bytes());
+            return;
+        };
+        out.push(byte);
     }
 }
 
@@ -52,11 +47,11 @@ const CHARS: [char; 256] = {
     chars
 };
 
-const BYTES: [i16; 324] = {
-    let mut bytes = [-1i16; 324];
+const BYTES: [Option<u8>; 324] = {
+    let mut bytes = [None; 324];
     let mut b = 0usize;
     while b < 256 {
-        bytes[CHARS[b] as usize] = b as i16;
+        bytes[CHARS[b] as usize] = Some(b as u8);
         b += 1;
     }
     bytes

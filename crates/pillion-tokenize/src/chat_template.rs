@@ -2,6 +2,7 @@
 
 mod environment;
 mod json;
+mod python;
 
 use std::{collections::BTreeMap, sync::OnceLock};
 

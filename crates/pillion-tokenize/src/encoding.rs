@@ -199,7 +199,8 @@ mod tests {
             }
             out
         };
-        let batch = Rows::join(vec![chunk(&[(0, &[1, 2]), (0, &[])]), chunk(&[]), chunk(&[(1, &[3])])], columns).unwrap();
+        let batch =
+            Rows::join(vec![chunk(&[(0, &[1, 2]), (0, &[])]), chunk(&[]), chunk(&[(1, &[3])])], columns).unwrap();
         assert_eq!(batch.ids, [1, 2, 3]);
         assert_eq!(batch.row_offsets, [0, 2, 2, 3]);
         assert_eq!(batch.sources, [0, 0, 1]);

@@ -4,12 +4,16 @@
 //! (special tokens around the text, truncation, columns, batches, decoding) is the same for all engines and lies elsewhere.
 
 mod byte;
+mod byte_level_bpe;
 mod reference;
 mod reference_pattern;
+
+use std::collections::HashSet;
 
 use crate::{error::TokenizeError, vocabulary::TokenEntry};
 
 pub use byte::{ByteEngine, END_OF_TEXT};
+pub use byte_level_bpe::ByteLevelBpeEngine;
 pub use reference::ReferenceEngine;
 
 /// Turns the text of one sequence into ids. Shared between threads and never changed.
@@ -46,8 +50,8 @@ pub enum SpecialTokens {
     None,
     /// All.
     All,
-    /// These, ascending.
-    Only(Vec<u32>),
+    /// These.
+    Only(HashSet<u32>),
 }
 
 impl SpecialTokens {
@@ -56,7 +60,7 @@ impl SpecialTokens {
         match self {
             Self::None => false,
             Self::All => true,
-            Self::Only(ids) => ids.binary_search(&id).is_ok(),
+            Self::Only(ids) => ids.contains(&id),
         }
     }
 }

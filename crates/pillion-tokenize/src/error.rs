@@ -1,5 +1,7 @@
 //! What can go wrong between text and token ids.
 
+use std::fmt;
+
 use pillion_core::{Error, ErrorCode, Stage};
 
 /// Why a tokenizer could not be loaded or a call to one failed.
@@ -129,11 +131,11 @@ impl TokenizeError {
         Some(remedy)
     }
 
-    pub(crate) fn argument(param: &'static str, expected: impl Into<String>, got: impl ToString) -> Self {
+    pub(crate) fn argument(param: &'static str, expected: impl Into<String>, got: impl fmt::Display) -> Self {
         Self::InvalidArgument { param, expected: expected.into(), got: got.to_string() }
     }
 
-    pub(crate) fn file(what: impl Into<String>, reason: impl ToString) -> Self {
+    pub(crate) fn file(what: impl Into<String>, reason: impl fmt::Display) -> Self {
         Self::InvalidFile { what: what.into(), reason: reason.to_string() }
     }
 

@@ -5,23 +5,75 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
+use tokenizers::{DecoderWrapper, PostProcessorWrapper};
 
-use crate::{chat_template::ChatTemplates, engine::ReferenceEngine, error::TokenizeError, tokenizer::TokenizerParts};
+use crate::{
+    chat_template::ChatTemplates,
+    engine::{ByteLevelBpeEngine, ReferenceEngine, TokenizerEngine},
+    error::{TokenizeError, guard},
+    tokenizer::TokenizerParts,
+};
 
 /// A `tokenizer.json` larger than this is no tokenizer; the largest known are under 64 MB.
 const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Reads a `tokenizer.json`'s text into parts, on the engine that fits it.
 pub(crate) fn parts(json: &[u8], templates: ChatTemplates) -> Result<TokenizerParts, TokenizeError> {
-    let engine = ReferenceEngine::from_json(json, Some("it runs every file until our own engine knows it".to_owned()))?;
+    let broken = |reason| TokenizeError::InvalidFile { what: "tokenizer.json".into(), reason };
+    match guard(broken, || Ok(own_engine(json)))? {
+        Own::Taken(engine, post_processor, decoder) => {
+            Ok(TokenizerParts { engine, post_processor, decoder, templates })
+        }
+        Own::Refused(reason) => reference(json, reason, templates),
+    }
+}
+
+enum Own {
+    /// The engine, and the written forms of post-processor and decoder.
+    Taken(Box<dyn TokenizerEngine>, Value, Value),
+    /// Why none of our engines takes the file.
+    Refused(String),
+}
+
+/// Offers the file to our own engines. What they do not know, broken files too, is the reference's to judge.
+fn own_engine(json: &[u8]) -> Own {
+    let Ok(mut file) = serde_json::from_slice::<Value>(json) else {
+        return Own::Refused("the file is no JSON".into());
+    };
+    if !file.is_object() || !(file["version"].is_null() || file["version"] == "1.0") {
+        return Own::Refused("version: not 1.0".into());
+    }
+    let (Ok(post_processor), Ok(decoder)) =
+        (rewritten::<PostProcessorWrapper>(&file["post_processor"]), rewritten::<DecoderWrapper>(&file["decoder"]))
+    else {
+        return Own::Refused("post_processor or decoder: cannot be read".into());
+    };
+    match ByteLevelBpeEngine::from_json(&mut file) {
+        Ok(engine) => Own::Taken(Box::new(engine), post_processor, decoder),
+        Err(refusal) => Own::Refused(refusal.to_string()),
+    }
+}
+
+/// The same on the reference, whatever the file.
+pub(crate) fn reference(
+    json: &[u8],
+    reason: String,
+    templates: ChatTemplates,
+) -> Result<TokenizerParts, TokenizeError> {
+    let engine = ReferenceEngine::from_json(json, Some(reason))?;
     Ok(TokenizerParts {
         post_processor: written(engine.post_processor())?,
         decoder: written(engine.decoder())?,
         engine: Box::new(engine),
         templates,
     })
+}
+
+/// A part of the file, read as the reference reads it and written again, so that every default is filled in.
+fn rewritten<T: Serialize + DeserializeOwned>(part: &Value) -> serde_json::Result<Value> {
+    serde_json::to_value(Option::<T>::deserialize(part)?)
 }
 
 /// A part in the reference's own written form, in which every default is filled in.
@@ -40,7 +92,8 @@ pub(crate) fn read_tokenizer_json(path: &Path) -> Result<Vec<u8>, TokenizeError>
 
 fn missing_remedy(path: &Path) -> String {
     let dir = path.parent().unwrap_or(Path::new("."));
-    let slow = ["tokenizer.model", "vocab.json", "vocab.txt", "tekken.json"].into_iter().find(|f| dir.join(f).is_file());
+    let slow =
+        ["tokenizer.model", "vocab.json", "vocab.txt", "tekken.json"].into_iter().find(|f| dir.join(f).is_file());
     match slow {
         Some(slow) => format!(
             "the folder has {slow}, which is another form: load it once with AutoTokenizer of transformers and call save_pretrained, \
@@ -105,8 +158,9 @@ fn template_files(dir: &Path) -> Result<Vec<(PathBuf, String)>, TokenizeError> {
 
 fn read_json(path: &Path, what: &str) -> Result<Value, TokenizeError> {
     match read(path, what)? {
-        Some(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|e| TokenizeError::file(format!("{what} at {}", path.display()), e)),
+        Some(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|e| TokenizeError::file(format!("{what} at {}", path.display()), e))
+        }
         None => Ok(Value::Null),
     }
 }

@@ -97,13 +97,7 @@ pub struct Truncation {
 impl Truncation {
     /// Cuts the right end to `max_length`, without further rows.
     pub fn to(max_length: usize) -> Self {
-        Self {
-            max_length,
-            side: Side::Right,
-            strategy: TruncationStrategy::LongestFirst,
-            stride: 0,
-            overflow: false,
-        }
+        Self { max_length, side: Side::Right, strategy: TruncationStrategy::LongestFirst, stride: 0, overflow: false }
     }
 }
 

@@ -56,9 +56,9 @@ impl Pool {
                 .build()
         };
         // Where the system refuses threads, one that borrows the caller's is still a pool.
-        let threads = build(num_threads.clamp(1, MAX_THREADS)).or_else(|_| build(1)).or_else(|_| {
-            rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build()
-        });
+        let threads = build(num_threads.clamp(1, MAX_THREADS))
+            .or_else(|_| build(1))
+            .or_else(|_| rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build());
         Self { threads: threads.expect("a pool of the current thread starts no thread: this is a bug") }
     }
 

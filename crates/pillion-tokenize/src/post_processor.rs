@@ -193,7 +193,7 @@ fn special(id: u32, type_id: u8) -> Piece {
     Piece::Special { ids: vec![id], type_ids: TypeIds { main: type_id, overflow: type_id }, mask: 1 }
 }
 
-/// BERT's and RoBERTa's processors take everything between their own tokens for text.
+/// The processors of BERT and `RoBERTa` take everything between their own tokens for text.
 fn unmask(group: &mut Group) {
     for piece in group {
         if let Piece::Special { mask, .. } = piece {
@@ -262,5 +262,6 @@ fn apply_template(
 }
 
 fn narrow(type_id: u32) -> Result<u8, TokenizeError> {
-    u8::try_from(type_id).map_err(|_| TokenizeError::unsupported("post_processor", format!("the type id {type_id} is over 255")))
+    u8::try_from(type_id)
+        .map_err(|_| TokenizeError::unsupported("post_processor", format!("the type id {type_id} is over 255")))
 }

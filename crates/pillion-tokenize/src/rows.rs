@@ -142,7 +142,8 @@ impl RowMaker<'_> {
                         out.columns.push_text(range.len(), type_id(*type_ids, part));
                         push_offsets(texts[*index], &sequences[*index], range.clone(), trims, &mut maps[*index], out);
                         if let Some(words) = &mut out.columns.word_ids {
-                            words.extend(sequences[*index].words[range].iter().map(|w| i32::try_from(*w).unwrap_or(-1)));
+                            words
+                                .extend(sequences[*index].words[range].iter().map(|w| i32::try_from(*w).unwrap_or(-1)));
                         }
                     }
                 }

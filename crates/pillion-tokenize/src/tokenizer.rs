@@ -1,6 +1,6 @@
 //! The handle that everyone holds.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use serde_json::Value;
 
@@ -11,7 +11,7 @@ use crate::{
     engine::{ByteEngine, EngineInfo, SpecialTokens, TokenizerEngine},
     error::TokenizeError,
     load,
-    options::{Columns, DecodeOptions, EncodeOptions, OffsetUnit, ParseSpecialTokens, TemplateOptions},
+    options::{Columns, DecodeOptions, EncodeOptions, OffsetUnit, ParseSpecialTokens, Side, TemplateOptions},
     post_processor::PostProcessor,
     rows::RowMaker,
     vocabulary::Vocabulary,
@@ -45,6 +45,11 @@ impl Tokenizer {
     /// Reads the text of a `tokenizer.json`. A file that no engine can read is an error, whatever is in it.
     pub fn from_json(json: &[u8]) -> Result<Self, TokenizeError> {
         Self::from_parts(load::parts(json, ChatTemplates::default())?)
+    }
+
+    /// [`Tokenizer::from_json`] on the reference engine, whatever the file: to compare with.
+    pub fn from_json_on_reference(json: &[u8]) -> Result<Self, TokenizeError> {
+        Self::from_parts(load::reference(json, "it was asked for".to_owned(), ChatTemplates::default())?)
     }
 
     /// Reads a `tokenizer.json`. Chat templates and their special tokens are not part of that file: see [`Tokenizer::from_pretrained`].
@@ -151,6 +156,47 @@ impl Tokenizer {
         self.encode_ids(text, true).map(|ids| ids.len())
     }
 
+    /// Whether a text has at most `max` tokens, special tokens included.
+    pub fn fits(&self, text: &str, max: usize) -> Result<bool, TokenizeError> {
+        Ok(self.count(text)? <= max)
+    }
+
+    /// The longest piece of a text, from its beginning or (cutting the left side) up to its end, that [`Tokenizer::fits`] and that ends between
+    /// two of the text's own tokens. Empty if not even the special tokens fit.
+    pub fn truncate_to_tokens(&self, text: &str, max: usize, side: Side) -> Result<String, TokenizeError> {
+        let options = EncodeOptions {
+            columns: Columns { offsets: true, ..Columns::default() },
+            add_special_tokens: false,
+            offset_unit: OffsetUnit::Byte,
+            ..EncodeOptions::default()
+        };
+        let offsets = self.encode(text, &options)?.columns.offsets.unwrap_or_default();
+        let tokens = offsets.len() / 2;
+        let total = self.count(text)?;
+        if total <= max {
+            return Ok(text.to_owned());
+        }
+        let mut keep = tokens.saturating_sub(total - max);
+        let mut step = 1;
+        while keep > 0 {
+            let piece = match side {
+                // Up to where the first token that goes begins, so that no character is cut.
+                Side::Right => text.get(..offsets[keep * 2] as usize),
+                Side::Left => text.get(offsets[(tokens - keep) * 2 - 1] as usize..),
+            };
+            // A piece alone may have other tokens than inside the text, so it is counted again.
+            if let Some(piece) = piece {
+                let count = self.count(piece)?;
+                if count <= max {
+                    return Ok(piece.to_owned());
+                }
+            }
+            keep = keep.saturating_sub(step);
+            step *= 2;
+        }
+        Ok(String::new())
+    }
+
     /// The text of ids. Ids without a token give nothing.
     pub fn decode(&self, ids: &[u32], options: &DecodeOptions) -> Result<String, TokenizeError> {
         Ok(self.0.decoder.decode(ids, *options))
@@ -214,10 +260,12 @@ impl Tokenizer {
             ParseSpecialTokens::All => return Ok(SpecialTokens::All),
             ParseSpecialTokens::Only(names) => names,
         };
-        let mut ids = Vec::with_capacity(names.len());
+        let mut ids = HashSet::with_capacity(names.len());
         for name in names {
             match self.token_to_id(name).filter(|id| self.vocabulary().is_special(*id)) {
-                Some(id) => ids.push(id),
+                Some(id) => {
+                    ids.insert(id);
+                }
                 None => {
                     return Err(TokenizeError::argument(
                         "parseSpecialTokens",
@@ -227,8 +275,6 @@ impl Tokenizer {
                 }
             }
         }
-        ids.sort_unstable();
-        ids.dedup();
         Ok(SpecialTokens::Only(ids))
     }
 }

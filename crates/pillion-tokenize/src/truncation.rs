@@ -10,9 +10,17 @@ use crate::{
 /// The pieces of each sequence; the first is what the main row keeps, the others are its overflow.
 pub(crate) type Parts = Vec<Range<usize>>;
 
+fn one(part: Range<usize>) -> Parts {
+    Vec::from([part])
+}
+
 /// Cuts one or two sequences of these lengths so that they and `added` special tokens fit.
-pub(crate) fn parts(lens: &[usize], added: usize, truncation: Option<&Truncation>) -> Result<Vec<Parts>, TokenizeError> {
-    let whole = || lens.iter().map(|&len| vec![0..len]).collect();
+pub(crate) fn parts(
+    lens: &[usize],
+    added: usize,
+    truncation: Option<&Truncation>,
+) -> Result<Vec<Parts>, TokenizeError> {
+    let whole = || lens.iter().map(|&len| one(0..len)).collect();
     let Some(truncation) = truncation else { return Ok(whole()) };
     let Some(max) = truncation.max_length.checked_sub(added) else {
         let expected = format!("at least {added}, the number of special tokens that are added");
@@ -47,7 +55,11 @@ fn kept_lengths(
     };
     let remove = total - max;
     let Some(&len) = lens.get(target) else {
-        return Err(TokenizeError::argument("truncation.strategy", "'longest-first' or 'only-first' without a pair", "'only-second'"));
+        return Err(TokenizeError::argument(
+            "truncation.strategy",
+            "'longest-first' or 'only-first' without a pair",
+            "'only-second'",
+        ));
     };
     if len <= remove {
         let expected = format!("such that the text to cut keeps a token; it has {len} and {remove} are too many");
@@ -76,12 +88,12 @@ fn longest_first(lens: &[usize], max: usize) -> Vec<usize> {
 
 fn split(len: usize, keep: usize, truncation: &Truncation) -> Result<Parts, TokenizeError> {
     if keep >= len {
-        return Ok(vec![0..len]);
+        return Ok(one(0..len));
     }
     if !truncation.overflow || keep == 0 {
         return Ok(match truncation.side {
-            Side::Right => vec![0..keep],
-            Side::Left => vec![len - keep..len],
+            Side::Right => one(0..keep),
+            Side::Left => one(len - keep..len),
         });
     }
     if truncation.stride >= keep {

@@ -1,16 +1,19 @@
 //! Random decoders and post-processors, compared with the reference: our own implementations must take every combination that it takes.
+#![expect(clippy::needless_pass_by_value, reason = "helpers of tests")]
 
 mod common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use pillion_tokenize::{BatchControl, Columns, DecodeOptions, EncodeOptions, OffsetUnit, Pairs, ParseSpecialTokens, Tokenizer};
+use pillion_tokenize::{
+    BatchControl, Columns, DecodeOptions, EncodeOptions, OffsetUnit, Pairs, ParseSpecialTokens, Tokenizer,
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 const TOKENS: &[&str] = &[
-    "a", "##b", "▁c", "▁", "▁▁d", "e</w>", "</w>", "<0xE2>", "<0x82>", "<0xAC>", "<0x41>", "<0xFF>", " f", "  ", "g .", "Ġh", "ã", "ģ", "Ĥ", "猫", "|", "<pad>",
-    "do not", "n't", "</s>", "-", "--", "é",
+    "a", "##b", "▁c", "▁", "▁▁d", "e</w>", "</w>", "<0xE2>", "<0x82>", "<0xAC>", "<0x41>", "<0xFF>", " f", "  ", "g .",
+    "Ġh", "ã", "ģ", "Ĥ", "猫", "|", "<pad>", "do not", "n't", "</s>", "-", "--", "é",
 ];
 
 /// A file whose model knows [`TOKENS`], and words of them.
@@ -28,7 +31,8 @@ fn file(decoder: Value, post_processor: Value) -> Value {
 
 fn decoder() -> impl Strategy<Value = Value> {
     let pattern = prop_oneof![
-        prop::sample::select(&["▁", "c", " ", "--", "e</", "猫g", "", "n't", ". "][..]).prop_map(|p| json!({ "String": p })),
+        prop::sample::select(&["▁", "c", " ", "--", "e</", "猫g", "", "n't", ". "][..])
+            .prop_map(|p| json!({ "String": p })),
         prop::sample::select(&["[a-c]", "▁+", "(?<=a)e", "^\\s"][..]).prop_map(|p| json!({ "Regex": p })),
     ];
     let content = prop::sample::select(&["", " ", "x", "--"][..]);
@@ -37,15 +41,21 @@ fn decoder() -> impl Strategy<Value = Value> {
         Just(json!({ "type": "Fuse" })),
         Just(json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true })),
         any::<bool>().prop_map(|cleanup| json!({ "type": "WordPiece", "prefix": "##", "cleanup": cleanup })),
-        prop::sample::select(&["always", "never", "first"][..])
-            .prop_map(|scheme| json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true })),
+        prop::sample::select(&["always", "never", "first"][..]).prop_map(
+            |scheme| json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true })
+        ),
         Just(json!({ "type": "BPEDecoder", "suffix": "</w>" })),
-        any::<bool>().prop_map(|cleanup| json!({ "type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": cleanup })),
-        (pattern, content).prop_map(|(pattern, content)| json!({ "type": "Replace", "pattern": pattern, "content": content })),
-        (prop::sample::select(&[" ", "-", "a", "▁"][..]), 0usize..3, 0usize..3)
-            .prop_map(|(content, start, stop)| json!({ "type": "Strip", "content": content, "start": start, "stop": stop })),
+        any::<bool>().prop_map(
+            |cleanup| json!({ "type": "CTC", "pad_token": "<pad>", "word_delimiter_token": "|", "cleanup": cleanup })
+        ),
+        (pattern, content)
+            .prop_map(|(pattern, content)| json!({ "type": "Replace", "pattern": pattern, "content": content })),
+        (prop::sample::select(&[" ", "-", "a", "▁"][..]), 0usize..3, 0usize..3).prop_map(
+            |(content, start, stop)| json!({ "type": "Strip", "content": content, "start": start, "stop": stop })
+        ),
     ];
-    let sequence = prop::collection::vec(leaf.clone(), 0..5).prop_map(|decoders| json!({ "type": "Sequence", "decoders": decoders }));
+    let sequence = prop::collection::vec(leaf.clone(), 0..5)
+        .prop_map(|decoders| json!({ "type": "Sequence", "decoders": decoders }));
     prop_oneof![1 => Just(Value::Null), 2 => leaf, 5 => sequence]
 }
 
@@ -59,11 +69,13 @@ fn post_processor() -> impl Strategy<Value = Value> {
             _ => json!({ "Sequence": { "id": "B", "type_id": type_id } }),
         })
     };
-    let template = (prop::collection::vec(piece(false), 0..4), prop::collection::vec(piece(true), 0..5)).prop_map(|(single, pair)| {
-        json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": {
+    let template = (prop::collection::vec(piece(false), 0..4), prop::collection::vec(piece(true), 0..5)).prop_map(
+        |(single, pair)| {
+            json!({ "type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": {
             "<pad>": { "id": "<pad>", "ids": [21], "tokens": ["<pad>"] },
             "two": { "id": "two", "ids": [24, 25], "tokens": ["</s>", "-"] } } })
-    });
+        },
+    );
     let byte_level = (any::<bool>(), any::<bool>()).prop_map(|(prefix, trim)| {
         json!({ "type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": trim, "use_regex": true })
     });
@@ -74,7 +86,8 @@ fn post_processor() -> impl Strategy<Value = Value> {
         2 => template, 1 => byte_level, 1 => roberta,
         1 => Just(json!({ "type": "BertProcessing", "sep": ["</s>", 24], "cls": ["<pad>", 21] })),
     ];
-    let sequence = prop::collection::vec(leaf.clone(), 0..4).prop_map(|processors| json!({ "type": "Sequence", "processors": processors }));
+    let sequence = prop::collection::vec(leaf.clone(), 0..4)
+        .prop_map(|processors| json!({ "type": "Sequence", "processors": processors }));
     prop_oneof![1 => Just(Value::Null), 3 => leaf, 3 => sequence]
 }
 

@@ -1,4 +1,5 @@
 //! Everything that encoding and decoding give, compared with the reference crate on random texts.
+#![expect(clippy::unwrap_used, clippy::cast_possible_wrap, reason = "helpers of tests")]
 
 mod common;
 
@@ -55,6 +56,25 @@ fn check_encode(case: &Case, text: &str, pair: Option<&str>, add_special_tokens:
     };
     prop_assert_eq!(ours.unwrap(), expected, "{} {:?} {:?} {}", case.name, text, pair, add_special_tokens);
     Ok(())
+}
+
+#[test]
+fn each_file_runs_on_the_engine_that_fits_it() {
+    let engines: Vec<(&str, &str)> = CASES.iter().map(|case| (case.name, case.ours.engine().name)).collect();
+    assert_eq!(
+        engines[..5],
+        [
+            ("byte_level_bpe", "pillion"),
+            ("roberta", "pillion"),
+            ("word_piece", "tokenizers"),
+            ("unigram", "tokenizers"),
+            ("llama2", "tokenizers"),
+        ]
+    );
+    assert!(engines[5..].iter().all(|(_, engine)| *engine == "tokenizers") && engines.len() == 7);
+    for case in CASES.iter() {
+        assert_eq!(case.ours.engine().reason.is_some(), case.ours.engine().name == "tokenizers", "{}", case.name);
+    }
 }
 
 proptest! {
@@ -159,6 +179,19 @@ proptest! {
     }
 
     #[test]
+    fn a_text_cut_to_fit_fits_and_is_a_piece_of_the_text(text in texts(), max in 0usize..12, left: bool) {
+        for case in CASES.iter() {
+            let side = if left { Side::Left } else { Side::Right };
+            let cut = case.ours.truncate_to_tokens(&text, max, side).unwrap();
+            prop_assert!(if left { text.ends_with(&cut) } else { text.starts_with(&cut) }, "{} {:?} {:?}", case.name, text, cut);
+            prop_assert!(cut.is_empty() || case.ours.fits(&cut, max).unwrap(), "{} {:?} {:?}", case.name, text, cut);
+            if case.ours.fits(&text, max).unwrap() {
+                prop_assert_eq!(&cut, &text);
+            }
+        }
+    }
+
+    #[test]
     fn a_batch_is_its_texts_one_by_one(texts in prop::collection::vec((texts(), prop::option::of(texts())), 0..12), add: bool) {
         let options = options(add);
         for case in CASES.iter() {
@@ -193,9 +226,20 @@ fn unknown(case: &Case, id: u32) -> bool {
 }
 
 fn cleaned(text: &str) -> String {
-    [(" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re")]
-        .iter()
-        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+    [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ]
+    .iter()
+    .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// What the reference makes of two cut encodings, or `None` where it panics or fails.
@@ -257,7 +301,11 @@ fn check_truncation(
     truncation: &Truncation,
 ) -> Result<(), TestCaseError> {
     // A pair of which one side keeps nothing: the reference then puts the whole text into the overflow.
-    if truncation.overflow && pair.is_some() && truncation.strategy == TruncationStrategy::LongestFirst && truncation.max_length < 6 {
+    if truncation.overflow
+        && pair.is_some()
+        && truncation.strategy == TruncationStrategy::LongestFirst
+        && truncation.max_length < 6
+    {
         return Ok(());
     }
     let options = EncodeOptions { truncation: Some(truncation.clone()), ..options(add) };
@@ -282,10 +330,31 @@ fn check_truncation(
         let range = batch.row_offsets[row] as usize..batch.row_offsets[row + 1] as usize;
         prop_assert_eq!(batch.row(row), &expected.ids, "{} {:?} {:?} {:?}", case.name, text, pair, truncation);
         let wide = range.start * 2..range.end * 2;
-        prop_assert_eq!(&batch.columns.offsets.as_ref().unwrap()[wide], &expected.columns.offsets.as_ref().unwrap()[..], "{} {:?} {:?}", case.name, text, truncation);
-        prop_assert_eq!(&batch.columns.type_ids.as_ref().unwrap()[range.clone()], &expected.columns.type_ids.as_ref().unwrap()[..], "{} {:?} {:?} row {}", case.name, text, truncation, row);
-        prop_assert_eq!(&batch.columns.special_tokens_mask.as_ref().unwrap()[range.clone()], &expected.columns.special_tokens_mask.as_ref().unwrap()[..]);
-        prop_assert_eq!(&batch.columns.word_ids.as_ref().unwrap()[range], &expected.columns.word_ids.as_ref().unwrap()[..]);
+        prop_assert_eq!(
+            &batch.columns.offsets.as_ref().unwrap()[wide],
+            &expected.columns.offsets.as_ref().unwrap()[..],
+            "{} {:?} {:?}",
+            case.name,
+            text,
+            truncation
+        );
+        prop_assert_eq!(
+            &batch.columns.type_ids.as_ref().unwrap()[range.clone()],
+            &expected.columns.type_ids.as_ref().unwrap()[..],
+            "{} {:?} {:?} row {}",
+            case.name,
+            text,
+            truncation,
+            row
+        );
+        prop_assert_eq!(
+            &batch.columns.special_tokens_mask.as_ref().unwrap()[range.clone()],
+            &expected.columns.special_tokens_mask.as_ref().unwrap()[..]
+        );
+        prop_assert_eq!(
+            &batch.columns.word_ids.as_ref().unwrap()[range],
+            &expected.columns.word_ids.as_ref().unwrap()[..]
+        );
     }
     Ok(())
 }

@@ -89,9 +89,9 @@ class SlotTier:
         self._device = device
         self._vocab_size = geometry.vocab_size
         places, heads = arena.capacity, geometry.num_kv_heads
-        self._keys = _zeros((geometry.num_layers, places, heads * geometry.key_dim), geometry.dtype, device)
-        self._values = _zeros((geometry.num_layers, places, heads * geometry.value_dim), geometry.dtype, device)
-        self._cache = _SlotCache(self._keys, self._values, heads)
+        self._keys = _zeros((geometry.num_layers, heads, places, geometry.key_dim), geometry.dtype, device)
+        self._values = _zeros((geometry.num_layers, heads, places, geometry.value_dim), geometry.dtype, device)
+        self._cache = _SlotCache(self._keys, self._values)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         # Decode runs stay the same from step to step until a sequence enters or leaves.
         self._version = 0
@@ -110,8 +110,8 @@ class SlotTier:
         for move in self._arena.compact():
             length = self._arena.promised(move.slot)
             for cache in (self._keys, self._values):
-                moved = cache[:, move.source : move.source + length].clone()
-                cache[:, move.target : move.target + length] = moved
+                moved = cache[:, :, move.source : move.source + length].clone()
+                cache[:, :, move.target : move.target + length] = moved
         if self._arena.place(slot, max_len) is None:
             raise MemoryError(f"the KV cache of {self._arena.capacity} tokens has no room for {max_len} more")
 
@@ -123,15 +123,15 @@ class SlotTier:
         self._version += 1
         if doubtful:
             begin = self._arena.offset(slot)
-            self._keys[:, begin : begin + doubtful] = 0
-            self._values[:, begin : begin + doubtful] = 0
+            self._keys[:, :, begin : begin + doubtful] = 0
+            self._values[:, :, begin : begin + doubtful] = 0
         self._arena.free(slot)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copies places from one extent to another."""
         begin, end = self._arena.offset(source), self._arena.offset(target)
         for cache in (self._keys, self._values):
-            cache[:, end : end + length] = cache[:, begin : begin + length]
+            cache[:, :, end : end + length] = cache[:, :, begin : begin + length]
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """One pass over all rows."""
@@ -254,30 +254,26 @@ class _SlotCache(Cache):  # type: ignore[misc]
 
     plan: Plan
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor, num_kv_heads: int) -> None:
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__(layers=[_Layer() for _ in range(len(keys))])
         self.keys = list(keys)
         self.values = list(values)
-        self.num_kv_heads = num_kv_heads
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Writes the new keys and values; gives them back as they came, since our attention reads the arena."""
         index = self.plan.kv_index
-        self.keys[layer_idx].index_copy_(0, index, key_states[0].transpose(0, 1).flatten(1))
-        self.values[layer_idx].index_copy_(0, index, value_states[0].transpose(0, 1).flatten(1))
+        self.keys[layer_idx].index_copy_(1, index, key_states[0])
+        self.values[layer_idx].index_copy_(1, index, value_states[0])
         return key_states, value_states
 
-    def view(self, cache: torch.Tensor, rows: int, offset: int, distance: int, length: int) -> torch.Tensor:
-        """[rows, heads, length, dim] over extents at equal distances."""
-        width = cache.shape[1]
-        dim = width // self.num_kv_heads
-        return cache.as_strided(
-            (rows, self.num_kv_heads, length, dim),
-            (distance * width, dim, width, 1),
-            cache.storage_offset() + offset * width,
-        )
+
+def _view(cache: torch.Tensor, rows: int, offset: int, distance: int, length: int) -> torch.Tensor:
+    """[rows, heads, length, dim] over extents at equal distances in one layer's [heads, places, dim]."""
+    heads, places, dim = cache.shape
+    begin = cache.storage_offset() + offset * dim
+    return cache.as_strided((rows, heads, length, dim), (distance * dim, places * dim, dim, 1), begin)
 
 
 def _attend(
@@ -306,8 +302,7 @@ def _attend(
     plan = cache.plan
     layer: int = module.layer_idx
     keys, values = cache.keys[layer], cache.values[layer]
-    heads = cache.num_kv_heads
-    tokens, value_dim = query.shape[2], values.shape[1] // heads
+    heads, tokens, value_dim = len(keys), query.shape[2], values.shape[2]
     by_token = query[0].transpose(0, 1)
     parts: list[torch.Tensor] = []
     for index, run in enumerate(plan.runs):
@@ -316,8 +311,8 @@ def _attend(
         mask = _run_mask(plan, index, lengths, length, sliding_window, query)
         part = scaled_dot_product_attention(
             by_token[run.first : run.first + run.rows].reshape(run.rows, heads, -1, query.shape[3]),
-            cache.view(keys, run.rows, run.offset, run.distance, length),
-            cache.view(values, run.rows, run.offset, run.distance, length),
+            _view(keys, run.rows, run.offset, run.distance, length),
+            _view(values, run.rows, run.offset, run.distance, length),
             attn_mask=mask,
             scale=scaling,
         )
@@ -327,8 +322,8 @@ def _attend(
         mask = _chunk_mask(plan, index, chunk, sliding_window, query)
         part = scaled_dot_product_attention(
             query[:, :, chunk.first : chunk.first + chunk.tokens],
-            cache.view(keys, 1, chunk.offset, 0, end),
-            cache.view(values, 1, chunk.offset, 0, end),
+            _view(keys, 1, chunk.offset, 0, end),
+            _view(values, 1, chunk.offset, 0, end),
             attn_mask=mask,
             is_causal=mask is None,
             scale=scaling,

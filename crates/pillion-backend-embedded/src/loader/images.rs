@@ -1,7 +1,7 @@
 //! What is loaded into this process: our own module, and a libpython that somebody else brought.
 
 use std::{
-    ffi::{CStr, CString, OsStr, c_void},
+    ffi::{CStr, OsStr, c_void},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     ptr,
@@ -40,7 +40,7 @@ pub(super) fn loaded_libpython() -> Option<String> {
 fn local_libpython() -> Option<String> {
     extern "C" fn visit(info: *mut libc::dl_phdr_info, _size: libc::size_t, found: *mut c_void) -> libc::c_int {
         // SAFETY: the linker lends a valid entry for the time of this call, and `found` is the `Option` below.
-        let (name, found) = unsafe { ((*info).dlpi_name, &mut *found.cast::<Option<CString>>()) };
+        let (name, found) = unsafe { ((*info).dlpi_name, &mut *found.cast::<Option<std::ffi::CString>>()) };
         if name.is_null() {
             return 0;
         }
@@ -53,7 +53,7 @@ fn local_libpython() -> Option<String> {
         }
         0
     }
-    let mut found = None::<CString>;
+    let mut found = None::<std::ffi::CString>;
     // SAFETY: `visit` is called during this call only.
     unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut found).cast()) };
     found.map(|name| name.to_string_lossy().into_owned())

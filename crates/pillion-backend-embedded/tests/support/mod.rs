@@ -8,7 +8,10 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
-    sync::mpsc::{Receiver, channel},
+    sync::{
+        OnceLock,
+        mpsc::{Receiver, channel},
+    },
     thread,
     time::Duration,
 };
@@ -40,7 +43,7 @@ pub(crate) fn child(test: &str, variables: &[(&str, &str)], body: impl FnOnce())
     if env::var_os(CHILD).is_some() {
         thread::spawn(|| {
             thread::sleep(2 * BOUND);
-            eprintln!("the test hangs");
+            // The parent tells of the signal.
             std::process::abort();
         });
         body();
@@ -59,6 +62,11 @@ pub(crate) fn child(test: &str, variables: &[(&str, &str)], body: impl FnOnce())
 
 /// The interpreter that would be taken for this folder.
 pub(crate) fn python() -> PathBuf {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON.get_or_init(find_python).clone()
+}
+
+fn find_python() -> PathBuf {
     let reports = survey(&SurveyOptions::default());
     let chosen = reports.iter().find(|report| report.chosen);
     let chosen = chosen.unwrap_or_else(|| panic!("these tests need a Python with a shared library: {reports:#?}"));
@@ -67,6 +75,11 @@ pub(crate) fn python() -> PathBuf {
 
 /// The bridge, built by cargo if the environment does not name one: no dependency of cargo's leads from this crate to it.
 pub(crate) fn bridge() -> PathBuf {
+    static BRIDGE: OnceLock<PathBuf> = OnceLock::new();
+    BRIDGE.get_or_init(build_bridge).clone()
+}
+
+fn build_bridge() -> PathBuf {
     if let Some(path) = env::var_os("PILLION_BRIDGE_LIBRARY") {
         return path.into();
     }

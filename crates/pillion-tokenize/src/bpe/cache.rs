@@ -42,16 +42,11 @@ impl ShortCache {
     /// The tokens of the word and their number.
     #[inline(always)]
     pub(super) fn get(&self, key: ShortKey, hash: u64) -> Option<([u32; MAX_INLINE], usize)> {
-        let Pair([first, second]) = &self.pairs[slot_of(hash, self.pairs.len())];
-        let holds = |slot: &Slot| slot.low == key.low && slot.high & SHORT_BITS == key.high;
-        let slot = if holds(first) {
-            first
-        } else if holds(second) {
-            second
-        } else {
-            return None;
-        };
-        Some((slot.ids, (slot.high >> COUNT_SHIFT) as usize))
+        let Pair(slots) = &self.pairs[slot_of(hash, self.pairs.len())];
+        let holds = |slot: &Slot| (slot.low ^ key.low) | (slot.high & SHORT_BITS ^ key.high) == 0;
+        // Which of the two it is cannot be foretold, only that it is one: so no branch but the last.
+        let slot = &slots[usize::from(!holds(&slots[0]))];
+        holds(slot).then(|| (slot.ids, (slot.high >> COUNT_SHIFT) as usize))
     }
 
     /// Keeps the word in place of the older of the two in its pair, if it has up to [`MAX_INLINE`] tokens.
@@ -121,7 +116,8 @@ impl LongCache {
             return None;
         }
         let place = self.places[slot_of(hash, self.places.len())];
-        if place.tag != hash as u32 || usize::from(place.len) != word.len() || self.written - place.start > RING as u64 {
+        if place.tag != hash as u32 || usize::from(place.len) != word.len() || self.written - place.start > RING as u64
+        {
             return None;
         }
         let start = (place.start % RING as u64) as usize;

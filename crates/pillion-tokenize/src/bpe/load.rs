@@ -110,7 +110,7 @@ impl<'a> Model<'a> {
         let mut joined = String::new();
         let merges: Result<Vec<_>, Refusal> =
             self.merges.iter().map(|&(left, right)| merge(&vocab, left, right, &mut joined)).collect();
-        let merges = Merges::new(byte_ids, &merges?, key);
+        let merges = Merges::new(byte_ids, &merges?, |id| vocab.known_bytes_of(id), key);
         Ok((vocab, merges))
     }
 }
@@ -118,7 +118,9 @@ impl<'a> Model<'a> {
 /// The ids of a merge, or none if no text leads to it.
 fn merge(vocab: &Vocab, left: &str, right: &str, joined: &mut String) -> Result<Option<Merge>, Refusal> {
     let id_of = |token: &str| {
-        vocab.id_of_token(token).ok_or_else(|| Refusal::new("model.merges", format!("{token:?} is not in the vocabulary")))
+        vocab
+            .id_of_token(token)
+            .ok_or_else(|| Refusal::new("model.merges", format!("{token:?} is not in the vocabulary")))
     };
     joined.clear();
     joined.push_str(left);

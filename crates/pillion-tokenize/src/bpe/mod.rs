@@ -26,8 +26,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 
-pub use added::ParseSpecial;
 use added::AddedTokens;
+pub use added::ParseSpecial;
 pub use encode::{MAX_TEXT, Scratch, TextTooLong};
 use hash::HashKey;
 use load::Parts;

@@ -76,9 +76,7 @@ fn ascii(bytes: &[u8], at: usize, previous: &mut usize) -> usize {
 /// For each byte of the normal form, the range of the text that it comes from, as the reference counts it.
 pub(super) fn origins(text: &str) -> Vec<Range<u32>> {
     let chars: Vec<(usize, char)> = text.char_indices().collect();
-    let origin = |at: usize| {
-        chars.get(at).map_or(0..0, |&(start, c)| start as u32..(start + c.len_utf8()) as u32)
-    };
+    let origin = |at: usize| chars.get(at).map_or(0..0, |&(start, c)| start as u32..(start + c.len_utf8()) as u32);
     let (mut taken, mut origins) = (0_usize, Vec::with_capacity(text.len()));
     for (c, change) in text.chars().nfc() {
         // A change of 1 is a character more than there were; of -n, one that stands for n more than itself.

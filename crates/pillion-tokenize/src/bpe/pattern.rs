@@ -19,7 +19,8 @@ pub(super) enum Pattern {
 pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 const GPT2_SHORT: &str = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 pub(super) const CL100K: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-pub(super) const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+pub(super) const QWEN2: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 pub(super) const QWEN35: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 pub(super) const O200K: &str = concat!(
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|",
@@ -79,15 +80,42 @@ macro_rules! with_scanner {
     ($pattern:expr, $scanner:ident => $body:expr) => {{
         use $crate::bpe::pattern::{Pattern, scanners};
         match $pattern {
-            Pattern::Whole => { let $scanner = scanners::WHOLE; $body }
-            Pattern::Gpt2 => { let $scanner = scanners::GPT2; $body }
-            Pattern::Gpt2Digits => { let $scanner = scanners::GPT2_DIGITS; $body }
-            Pattern::Cl100k => { let $scanner = scanners::CL100K; $body }
-            Pattern::Qwen2 => { let $scanner = scanners::QWEN2; $body }
-            Pattern::Qwen35 => { let $scanner = scanners::QWEN35; $body }
-            Pattern::O200k => { let $scanner = scanners::O200K; $body }
-            Pattern::Tekken => { let $scanner = scanners::TEKKEN; $body }
-            Pattern::DeepSeek => { let $scanner = scanners::DEEPSEEK; $body }
+            Pattern::Whole => {
+                let $scanner = scanners::WHOLE;
+                $body
+            }
+            Pattern::Gpt2 => {
+                let $scanner = scanners::GPT2;
+                $body
+            }
+            Pattern::Gpt2Digits => {
+                let $scanner = scanners::GPT2_DIGITS;
+                $body
+            }
+            Pattern::Cl100k => {
+                let $scanner = scanners::CL100K;
+                $body
+            }
+            Pattern::Qwen2 => {
+                let $scanner = scanners::QWEN2;
+                $body
+            }
+            Pattern::Qwen35 => {
+                let $scanner = scanners::QWEN35;
+                $body
+            }
+            Pattern::O200k => {
+                let $scanner = scanners::O200K;
+                $body
+            }
+            Pattern::Tekken => {
+                let $scanner = scanners::TEKKEN;
+                $body
+            }
+            Pattern::DeepSeek => {
+                let $scanner = scanners::DEEPSEEK;
+                $body
+            }
         }
     }};
 }
@@ -112,8 +140,7 @@ mod tests {
     use super::*;
 
     fn check(regexes: &[&str], drops_rest: bool, expected: Option<Pattern>) {
-        let splits: Vec<Split> =
-            regexes.iter().map(|&regex| Split { regex: regex.to_owned(), drops_rest }).collect();
+        let splits: Vec<Split> = regexes.iter().map(|&regex| Split { regex: regex.to_owned(), drops_rest }).collect();
         assert_eq!(Pattern::of_splits(&splits), expected, "{regexes:?}");
     }
 

@@ -1,17 +1,18 @@
 //! The Jinja environment that templates of the hub expect.
 
-use std::{
-    io,
-    sync::LazyLock,
-};
+use std::{io, sync::LazyLock};
 
 use fancy_regex::Regex;
 use minijinja::{
-    Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig,
+    Environment, Error, ErrorKind, UndefinedBehavior, Value,
+    syntax::SyntaxConfig,
     value::{Kwargs, Rest},
 };
 
-use crate::{chat_template::json, error::TokenizeError};
+use crate::{
+    chat_template::{json, python},
+    error::TokenizeError,
+};
 
 /// Steps that one rendering may take, each of which may also make 64 bytes: about a second, and 256 MB.
 const FUEL: u64 = 4_000_000;
@@ -27,9 +28,13 @@ pub(super) fn new() -> Environment<'static> {
     environment.set_syntax(syntax.expect("the default delimiters are valid: this is a bug"));
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(python::method);
     environment.set_fuel(Some(FUEL));
     environment.add_filter("tojson", to_json);
+    environment.add_filter("indent", python::indent);
+    environment.add_filter("wordcount", python::word_count);
+    environment.add_test("sequence", python::is_sequence);
+    environment.add_test("iterable", python::is_iterable);
     environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, message))
     });
@@ -106,6 +111,7 @@ fn strftime_now(format: &str) -> Result<String, Error> {
 }
 
 /// `transformers`' own `tojson`: no HTML escapes, and the options of Python's `json.dumps`.
+#[expect(clippy::needless_pass_by_value, reason = "the template engine hands arguments over")]
 fn to_json(value: &Value, rest: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let [ensure_ascii, indent, separators, sort_keys] =
         ["ensure_ascii", "indent", "separators", "sort_keys"].map(|name| kwargs.get::<Option<Value>>(name));

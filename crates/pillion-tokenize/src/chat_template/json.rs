@@ -2,10 +2,7 @@
 
 use std::fmt::Write as _;
 
-use minijinja::{
-    Error, ErrorKind, Value,
-    value::ValueKind,
-};
+use minijinja::{Error, ErrorKind, Value, value::ValueKind};
 
 /// Deeper values are refused, as Python refuses them.
 const MAX_DEPTH: usize = 200;
@@ -30,7 +27,7 @@ impl Style {
     pub(super) fn set_indent(&mut self, indent: &Value) -> Result<(), Error> {
         self.indent = Some(match indent.as_str() {
             Some(text) => text.to_owned(),
-            None => " ".repeat(i64::try_from(indent.clone())?.clamp(0, 64) as usize),
+            None => " ".repeat(usize::try_from(i64::try_from(indent.clone())?).unwrap_or(0).min(64)),
         });
         Ok(())
     }
@@ -179,7 +176,7 @@ fn write_string(text: &str, style: &Style, out: &mut String) {
             c if (c as u32) < 0x20 => {
                 let _ = write!(out, "\\u{:04x}", c as u32);
             }
-            c if style.ensure_ascii && !c.is_ascii() => {
+            c if style.ensure_ascii && !matches!(c, ' '..='~') => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     let _ = write!(out, "\\u{unit:04x}");
                 }

@@ -18,18 +18,41 @@ pub(super) enum Step {
     /// Puts a space between tokens: what the reference does without a decoder.
     Spaces,
     ByteFallback,
-    WordPiece { prefix: String, cleanup: bool },
-    Metaspace { replacement: char, drop_first: bool },
-    EndOfWord { suffix: String },
-    Ctc { pad: String, delimiter: String, cleanup: bool },
-    Replace { pattern: Pattern, content: String },
-    Strip { content: char, start: usize, stop: usize },
+    WordPiece {
+        prefix: String,
+        cleanup: bool,
+    },
+    Metaspace {
+        replacement: char,
+        drop_first: bool,
+    },
+    EndOfWord {
+        suffix: String,
+    },
+    Ctc {
+        pad: String,
+        delimiter: String,
+        cleanup: bool,
+    },
+    Replace {
+        pattern: Pattern,
+        content: String,
+    },
+    Strip {
+        content: char,
+        start: usize,
+        stop: usize,
+    },
     /// Joins tokens. Pieces pass as they are.
     Fuse,
     /// Replaces in joined text.
     TextReplace(Arc<Literal>),
     /// Strips joined text.
-    TextStrip { content: char, start: usize, stop: usize },
+    TextStrip {
+        content: char,
+        start: usize,
+        stop: usize,
+    },
     /// A token step on joined text that only the whole can tell: kept until the end.
     Whole(Box<Step>),
 }
@@ -50,7 +73,11 @@ pub(super) enum State {
     /// A token, or text, that is held back.
     Held(Option<String>),
     Matched(literal::Progress),
-    Strip { stripped: usize, at_start: bool, held: usize },
+    Strip {
+        stripped: usize,
+        at_start: bool,
+        held: usize,
+    },
     Whole(String, Box<State>),
 }
 
@@ -107,13 +134,14 @@ impl Step {
                 }
                 emit(token);
             }
-            (Self::ByteFallback, State::Bytes(run)) => match byte_token(token) {
-                Some(byte) => run.push(byte),
-                None => {
+            (Self::ByteFallback, State::Bytes(run)) => {
+                if let Some(byte) = byte_token(token) {
+                    run.push(byte);
+                } else {
                     end_run(run, emit);
                     emit(token);
                 }
-            },
+            }
             (Self::WordPiece { prefix, cleanup }, State::Started(started)) => {
                 let token = if std::mem::replace(started, true) {
                     token.strip_prefix(prefix.as_str()).map_or_else(|| format!(" {token}"), str::to_owned)
@@ -160,11 +188,9 @@ impl Step {
 
     fn finish(&self, state: &mut State, emit: &mut dyn FnMut(&str)) {
         match (self, state) {
-            (Self::Bytes, State::Bytes(held)) => {
-                if !held.is_empty() {
-                    held.clear();
-                    emit("\u{fffd}");
-                }
+            (Self::Bytes, State::Bytes(held)) if !held.is_empty() => {
+                held.clear();
+                emit("\u{fffd}");
             }
             (Self::ByteFallback, State::Bytes(run)) => end_run(run, emit),
             (Self::EndOfWord { suffix }, State::Held(held)) => {
@@ -187,7 +213,8 @@ impl Step {
 
     /// Holds back trailing characters that the end may strip; as many as there are, since all but the last few turn out to stay.
     fn push_strip(&self, state: &mut State, text: &str, emit: &mut dyn FnMut(&str)) {
-        let (Self::TextStrip { content, start, stop }, State::Strip { stripped, at_start, held }) = (self, state) else {
+        let (Self::TextStrip { content, start, stop }, State::Strip { stripped, at_start, held }) = (self, state)
+        else {
             return;
         };
         let mut rest = text;
@@ -348,15 +375,37 @@ fn word_piece_cleanup(token: &str) -> String {
 #[derive(Deserialize)]
 #[serde(tag = "type")]
 enum Written {
-    BPEDecoder { suffix: String },
+    BPEDecoder {
+        suffix: String,
+    },
     ByteLevel {},
-    WordPiece { prefix: String, cleanup: bool },
-    Metaspace { replacement: char, prepend_scheme: String },
-    CTC { pad_token: String, word_delimiter_token: String, cleanup: bool },
-    Sequence { decoders: Vec<Value> },
-    Replace { pattern: WrittenPattern, content: String },
+    WordPiece {
+        prefix: String,
+        cleanup: bool,
+    },
+    Metaspace {
+        replacement: char,
+        prepend_scheme: String,
+    },
+    #[serde(rename = "CTC")]
+    Ctc {
+        pad_token: String,
+        word_delimiter_token: String,
+        cleanup: bool,
+    },
+    Sequence {
+        decoders: Vec<Value>,
+    },
+    Replace {
+        pattern: WrittenPattern,
+        content: String,
+    },
     Fuse {},
-    Strip { content: char, start: usize, stop: usize },
+    Strip {
+        content: char,
+        start: usize,
+        stop: usize,
+    },
     ByteFallback {},
 }
 
@@ -386,7 +435,7 @@ fn push(json: &Value, steps: &mut Vec<Step>) -> Result<(), TokenizeError> {
         Written::Metaspace { replacement, prepend_scheme } => {
             Step::Metaspace { replacement, drop_first: prepend_scheme != "never" }
         }
-        Written::CTC { pad_token, word_delimiter_token, cleanup } => {
+        Written::Ctc { pad_token, word_delimiter_token, cleanup } => {
             Step::Ctc { pad: pad_token, delimiter: word_delimiter_token, cleanup }
         }
         Written::Fuse {} => Step::Fuse,

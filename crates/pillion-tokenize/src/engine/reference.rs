@@ -1,7 +1,10 @@
 //! The released `tokenizers` crate behind our trait: the reference that our engines are measured against, and the one that runs every
 //! file that they do not know.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use tokenizers::{
     AddedToken, AddedVocabulary, DecoderWrapper, Model, ModelWrapper, OffsetReferential, OffsetType,
@@ -34,7 +37,7 @@ pub struct ReferenceEngine {
     selections: Mutex<Vec<Selection>>,
 }
 
-type Selection = (Vec<u32>, Arc<AddedVocabulary>);
+type Selection = (HashSet<u32>, Arc<AddedVocabulary>);
 
 impl ReferenceEngine {
     /// Reads a `tokenizer.json`. `reason` says why none of our own engines took it. Padding and truncation of the file are dropped.
@@ -44,7 +47,9 @@ impl ReferenceEngine {
             tokenizers::Tokenizer::from_bytes(json).map_err(|e| TokenizeError::file("tokenizer.json", e))
         })?;
         tokenizer.with_padding(None);
-        guard(broken, || tokenizer.with_truncation(None).map(|_| ()).map_err(|e| TokenizeError::file("truncation", e)))?;
+        guard(broken, || {
+            tokenizer.with_truncation(None).map(|_| ()).map_err(|e| TokenizeError::file("truncation", e))
+        })?;
         let parse_all = tokenizer.get_added_vocabulary().clone();
         let mut parse_none = parse_all.clone();
         parse_none.set_encode_special_tokens(true);
@@ -89,10 +94,9 @@ impl ReferenceEngine {
             SpecialTokens::None => return Ok(Arc::clone(&self.parse_none)),
             SpecialTokens::Only(ids) => ids,
         };
-        let find = |kept: &Vec<Selection>| kept.iter().find(|(key, _)| key == ids).map(|(_, v)| Arc::clone(v));
         let mut kept = self.selections.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(found) = find(&kept) {
-            return Ok(found);
+        if let Some((_, found)) = kept.iter().find(|(key, _)| key == ids) {
+            return Ok(Arc::clone(found));
         }
         let made = Arc::new(self.select(ids)?);
         if kept.len() == MAX_SELECTIONS {
@@ -103,13 +107,13 @@ impl ReferenceEngine {
     }
 
     /// The added tokens, with all special ones hidden but those named: the reference hides special tokens only, so these stop being so.
-    fn select(&self, ids: &[u32]) -> Result<AddedVocabulary, TokenizeError> {
+    fn select(&self, ids: &HashSet<u32>) -> Result<AddedVocabulary, TokenizeError> {
         let mut tokens: Vec<(u32, AddedToken)> =
             self.parse_all.get_added_tokens_decoder().iter().map(|(id, t)| (*id, t.clone())).collect();
         tokens.sort_by_key(|(id, _)| *id);
         let mut selection = AddedVocabulary::new();
         let marked = tokens.iter().map(|(id, token)| {
-            let special = token.special && ids.binary_search(id).is_err();
+            let special = token.special && !ids.contains(id);
             AddedToken { special, ..token.clone() }
         });
         selection
@@ -121,7 +125,10 @@ impl ReferenceEngine {
             if selection.get_vocab().get(&token.content) != Some(id) {
                 return Err(TokenizeError::unsupported(
                     "added_tokens",
-                    format!("a list of special tokens cannot be told apart here: {:?} has no id of its own", token.content),
+                    format!(
+                        "a list of special tokens cannot be told apart here: {:?} has no id of its own",
+                        token.content
+                    ),
                 ));
             }
         }

@@ -90,7 +90,10 @@ impl<'a> Recording<'a> {
     }
 
     pub(super) fn finish(self) -> Result<(), TokenizeError> {
-        self.failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), |failure| Err(encode_error(&*failure)))
+        self.failure
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map_or(Ok(()), |failure| Err(encode_error(&*failure)))
     }
 }
 
@@ -168,11 +171,9 @@ fn push_pre_tokenizer(
             }
         }
         PreTokenizerWrapper::Split(split) => steps.push(match &split.pattern {
-            SplitPattern::Regex(pattern) => PreTokenizeStep::Split {
-                pattern: compile(pattern)?,
-                behavior: split.behavior,
-                invert: split.invert,
-            },
+            SplitPattern::Regex(pattern) => {
+                PreTokenizeStep::Split { pattern: compile(pattern)?, behavior: split.behavior, invert: split.invert }
+            }
             SplitPattern::String(_) => PreTokenizeStep::Other(pre_tokenizer.clone()),
         }),
         PreTokenizerWrapper::ByteLevel(byte_level) if byte_level.use_regex => {

@@ -1,5 +1,12 @@
 //! Small but real tokenizers, trained or written out here, so that tests need no file from elsewhere.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of the fixtures")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "fixtures, of which each test file uses its own part"
+)]
+
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -54,10 +61,11 @@ pub fn byte_level_bpe() -> Value {
     file
 }
 
-/// RoBERTa's shape: a space before the text, trimmed offsets, a mask that takes the space before it, and settings that are to be ignored.
+/// `RoBERTa`'s shape: a space before the text, trimmed offsets, a mask that takes the space before it, and settings that are to be ignored.
 pub fn roberta() -> Value {
     let mut file = byte_level_bpe();
-    file["pre_tokenizer"] = json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
+    file["pre_tokenizer"] =
+        json!({ "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true });
     file["post_processor"] = json!({ "type": "RobertaProcessing", "sep": ["<|end|>", 1], "cls": ["<|begin|>", 0],
         "trim_offsets": true, "add_prefix_space": true });
     file["added_tokens"][3]["lstrip"] = true.into();
@@ -88,7 +96,7 @@ pub fn word_piece() -> Value {
     file
 }
 
-/// T5's and XLNet's shape.
+/// The shape of T5 and `XLNet`.
 pub fn unigram() -> Value {
     let trainer = UnigramTrainerBuilder::default()
         .vocab_size(300)
@@ -126,9 +134,7 @@ pub fn llama2() -> Value {
     for merge in merges {
         vocab.insert(merge.replace(' ', ""), vocab.len().into());
     }
-    let special = |id: u32, content: &str| {
-        json!({ "id": id, "content": content, "special": true, "normalized": false, "single_word": false, "lstrip": false, "rstrip": false })
-    };
+    let special = |id: u32, content: &str| json!({ "id": id, "content": content, "special": true, "normalized": false, "single_word": false, "lstrip": false, "rstrip": false });
     json!({
         "version": "1.0", "truncation": null, "padding": null,
         "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
@@ -151,14 +157,17 @@ pub fn llama2() -> Value {
 }
 
 /// All of them, by name.
-pub fn all() -> Vec<(&'static str, Value)> {
-    vec![
-        ("byte_level_bpe", byte_level_bpe()),
-        ("roberta", roberta()),
-        ("word_piece", word_piece()),
-        ("unigram", unigram()),
-        ("llama2", llama2()),
-    ]
+pub fn all() -> &'static [(&'static str, Value)] {
+    static ALL: LazyLock<Vec<(&'static str, Value)>> = LazyLock::new(|| {
+        vec![
+            ("byte_level_bpe", byte_level_bpe()),
+            ("roberta", roberta()),
+            ("word_piece", word_piece()),
+            ("unigram", unigram()),
+            ("llama2", llama2()),
+        ]
+    });
+    &ALL
 }
 
 fn train(model: ModelWrapper, mut trainer: TrainerWrapper, normalizer: &Value, pre_tokenizer: &Value) -> Value {
@@ -185,7 +194,17 @@ pub struct Case {
 
 /// Every fixture, loaded on both sides.
 pub fn cases() -> Vec<Case> {
-    all().into_iter().map(|(name, file)| case(name, &file)).collect()
+    let mut cases: Vec<Case> = all().iter().map(|(name, file)| case(name, file)).collect();
+    // Files that our own engine takes must be right on the reference too.
+    for (name, file) in all() {
+        let mut case = case(name, file);
+        if case.ours.engine().name == "pillion" {
+            case.ours =
+                pillion_tokenize::Tokenizer::from_json_on_reference(&serde_json::to_vec(file).unwrap()).unwrap();
+            cases.push(case);
+        }
+    }
+    cases
 }
 
 pub fn case(name: &'static str, file: &Value) -> Case {

@@ -10,8 +10,7 @@ pub(in crate::bpe) struct Cl100k<const NUMBERS: usize, const MARKS: bool>;
 
 impl<const NUMBERS: usize, const MARKS: bool> Cl100k<NUMBERS, MARKS> {
     const LETTERS: Set = if MARKS { Set::LETTERS.and(Set::MARKS) } else { Set::LETTERS };
-    const SYMBOLS: Set =
-        if MARKS { Set::of(&[kind::OTHER, kind::PUNCTUATION, kind::SYMBOL]) } else { SYMBOLS };
+    const SYMBOLS: Set = if MARKS { Set::of(&[kind::OTHER, kind::PUNCTUATION, kind::SYMBOL]) } else { SYMBOLS };
 }
 
 impl<const NUMBERS: usize, const MARKS: bool> Scanner for Cl100k<NUMBERS, MARKS> {

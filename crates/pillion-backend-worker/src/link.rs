@@ -1,0 +1,163 @@
+//! The engine's way to one worker process, and the thread that brings its answers back.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use pillion_core::{
+    BackendEvent, BackendEvents, Error, ErrorCode, Result,
+    step::{Step, StepOutput},
+};
+
+use crate::{
+    flight::{Flight, MAX_IN_FLIGHT},
+    mailbox::Mailbox,
+    shm::{self, Doorbell, RingReader, RingShape, RingWriter},
+};
+
+/// Hands steps over. It lives as long as one process.
+#[derive(Debug)]
+pub(crate) struct Link {
+    steps: RingWriter,
+    bell: Doorbell,
+    flight: Arc<Mutex<Flight>>,
+    record: Vec<u8>,
+}
+
+/// The rings and doorbells of one worker process, not yet in use.
+#[derive(Debug)]
+pub(crate) struct Channel {
+    pub(crate) shape: RingShape,
+    pub(crate) steps: RingWriter,
+    pub(crate) answers: RingReader,
+    pub(crate) step_bell: Doorbell,
+    pub(crate) answer_bell: Doorbell,
+}
+
+/// Takes answers as they come. It lives as long as one process.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    bell: Doorbell,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Channel {
+    pub(crate) fn new(max_record_bytes: usize) -> Result<Self> {
+        let shape = RingShape::new(MAX_IN_FLIGHT, max_record_bytes);
+        Ok(Self {
+            shape,
+            steps: RingWriter::new(shm::create("pillion-steps", shape)?, shape),
+            answers: RingReader::new(shm::create("pillion-answers", shape)?, shape),
+            step_bell: Doorbell::new()?,
+            answer_bell: Doorbell::new()?,
+        })
+    }
+
+    /// Starts the thread that takes answers, and gives both halves.
+    pub(crate) fn open(
+        self,
+        flight: &Arc<Mutex<Flight>>,
+        mailbox: &Arc<Mailbox>,
+        events: &BackendEvents,
+    ) -> Result<(Link, Answers)> {
+        let bell = self.answer_bell.try_clone()?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut reader = Reader {
+            ring: self.answers,
+            bell: self.answer_bell,
+            flight: Arc::clone(flight),
+            events: events.clone(),
+            stop: Arc::clone(&stop),
+            record: Vec::new(),
+        };
+        let mailbox = Arc::clone(mailbox);
+        let thread = thread::Builder::new()
+            .name("pillion-answers".to_owned())
+            .spawn(move || {
+                if let Err(error) = reader.run() {
+                    mailbox.broken(error);
+                }
+            })
+            .map_err(|e| {
+                Error::new(ErrorCode::OutOfMemory, "the answers' thread could not be started").with_cause(e)
+            })?;
+        let link = Link { steps: self.steps, bell: self.step_bell, flight: Arc::clone(flight), record: Vec::new() };
+        Ok((link, Answers { bell, stop, thread }))
+    }
+}
+
+impl Link {
+    /// Copies the step into the ring and wakes the worker.
+    pub(crate) fn submit(&mut self, step: &Step) -> Result<()> {
+        step.encode_into(&mut self.record);
+        let positions = step.rows.iter().map(|r| u64::from(r.count)).sum();
+        lock(&self.flight).submitted(step.step_id, positions, Instant::now())?;
+        if let Err(error) = self.steps.push(&self.record) {
+            lock(&self.flight).withdraw();
+            return Err(error);
+        }
+        self.bell.ring();
+        Ok(())
+    }
+
+    /// Says that nothing comes after what was submitted.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        self.steps.end()?;
+        self.bell.ring_if_room();
+        Ok(())
+    }
+}
+
+impl Answers {
+    /// After this no answer comes any more.
+    pub(crate) fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        self.bell.ring_if_room();
+        // A panic there was a bug of ours, and the worker is given up anyway.
+        let _ = self.thread.join();
+    }
+}
+
+struct Reader {
+    ring: RingReader,
+    bell: Doorbell,
+    flight: Arc<Mutex<Flight>>,
+    events: BackendEvents,
+    stop: Arc<AtomicBool>,
+    record: Vec<u8>,
+}
+
+impl Reader {
+    /// Until it is stopped or the worker gives an answer that cannot be.
+    fn run(&mut self) -> Result<()> {
+        loop {
+            let rung = self.bell.wait();
+            if self.stop.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            for _ in 0..rung {
+                let output = self.take()?;
+                lock(&self.flight).answered(output.step_id, Instant::now())?;
+                self.events.send(BackendEvent::StepDone(output));
+            }
+        }
+    }
+
+    fn take(&mut self) -> Result<StepOutput> {
+        if self.ring.pop(&mut self.record)? {
+            StepOutput::decode(&self.record)
+        } else {
+            Err(Error::internal("the worker ended its answers while it was not asked to"))
+        }
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

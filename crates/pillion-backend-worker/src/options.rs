@@ -1,0 +1,111 @@
+//! What a [`crate::WorkerBackend`] is told.
+
+use std::{path::PathBuf, time::Duration};
+
+use pillion_core::LoadConfig;
+
+/// The module whose `main()` is the worker.
+const ENTRY: &str = "pillion._serve";
+
+/// What [`crate::WorkerBackend::new`] needs.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// The interpreter's executable, already chosen.
+    pub python: PathBuf,
+    /// Folders for the head of `sys.path`: first the one that contains `pillion/`. The working directory is not on it.
+    pub python_path: Vec<PathBuf>,
+    /// Passed on to Python as JSON.
+    pub load: LoadConfig,
+    /// How steps travel.
+    pub transport: Transport,
+    /// How the process is watched.
+    pub supervise: SuperviseOptions,
+    /// The module whose `main()` is run.
+    pub entry: String,
+    /// Variables added to the process's environment. `PYTHONHOME` is always taken out: it belongs to another interpreter.
+    pub env: Vec<(String, String)>,
+    /// The longest step record, each way. Memory is taken only as records use it; two records each way may be under way.
+    pub max_record_bytes: usize,
+}
+
+impl WorkerOptions {
+    /// Shared memory and all defaults.
+    pub fn new(python: impl Into<PathBuf>, python_path: Vec<PathBuf>, load: LoadConfig) -> Self {
+        Self {
+            python: python.into(),
+            python_path,
+            load,
+            transport: Transport::default(),
+            supervise: SuperviseOptions::default(),
+            entry: ENTRY.to_owned(),
+            env: Vec::new(),
+            max_record_bytes: 16 << 20,
+        }
+    }
+}
+
+/// How steps travel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Transport {
+    /// Through memory that both processes map. Linux only.
+    #[default]
+    Shm,
+}
+
+/// How the process is watched, and what happens when it ends.
+#[derive(Clone, Debug)]
+pub struct SuperviseOptions {
+    /// From the start of the process to its `ready`, weights included.
+    pub start_timeout: Duration,
+    /// How often the worker says that it lives, on a thread apart from the forward pass.
+    pub heartbeat: Duration,
+    /// A worker with nothing to do that has been silent for so long is killed.
+    pub heartbeat_timeout: Duration,
+    /// A step may take so many times its predicted time before the worker is killed.
+    pub hang_factor: f64,
+    /// A step may always take so long.
+    pub hang_min: Duration,
+    /// No step may take longer, nor one whose time cannot be predicted yet.
+    pub hang_max: Duration,
+    /// Whether and when a lost worker is started anew.
+    pub restart: RestartOptions,
+}
+
+impl Default for SuperviseOptions {
+    fn default() -> Self {
+        Self {
+            start_timeout: Duration::from_secs(900),
+            heartbeat: Duration::from_secs(1),
+            heartbeat_timeout: Duration::from_secs(30),
+            hang_factor: 20.0,
+            hang_min: Duration::from_secs(60),
+            hang_max: Duration::from_secs(600),
+            restart: RestartOptions::default(),
+        }
+    }
+}
+
+/// Whether and when a lost worker is started anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestartOptions {
+    /// So many restarts within [`Self::window`]; 0 for none at all.
+    pub max_restarts: u32,
+    /// Restarts longer ago do not count.
+    pub window: Duration,
+    /// Before the first restart; doubled for each further one within the window.
+    pub backoff_min: Duration,
+    /// The wait never grows beyond.
+    pub backoff_max: Duration,
+}
+
+impl Default for RestartOptions {
+    fn default() -> Self {
+        Self {
+            max_restarts: 5,
+            window: Duration::from_secs(600),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(30),
+        }
+    }
+}

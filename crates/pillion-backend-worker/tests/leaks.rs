@@ -1,0 +1,222 @@
+//! Everything that a worker may do wrong, one after the other: each ends in a typed error that names the cause, and afterwards nothing of
+//! it is left. In a file of its own, because what is counted belongs to the whole process.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "tests; clippy knows only functions that are marked as such")]
+
+mod common;
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use common::{Harness, LONG, fake, options, signal, step, wait_until};
+use pillion_backend_worker::{RestartOptions, WorkerOptions};
+use pillion_core::{Backend, Error, ErrorCode};
+use rustix::process::Signal;
+use serde_json::json;
+
+/// What this process holds. `PartialEq` on texts, so that a failing test shows what was left.
+#[derive(Debug, PartialEq)]
+struct Holdings {
+    descriptors: Vec<String>,
+    mappings: Vec<String>,
+    threads: usize,
+    children: usize,
+}
+
+impl Holdings {
+    fn now() -> Self {
+        let links = fs::read_dir("/proc/self/fd").unwrap();
+        // The listing itself opens one, which is gone when its link is read.
+        let mut descriptors: Vec<_> = links
+            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+            .map(|target| target.to_string_lossy().into_owned())
+            .filter(|target| !target.starts_with("/proc/"))
+            .collect();
+        descriptors.sort_unstable();
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let mappings = maps.lines().filter(|line| line.contains("memfd:")).map(str::to_owned).collect();
+        let tasks: Vec<_> = fs::read_dir("/proc/self/task").unwrap().map(|t| t.unwrap().path()).collect();
+        let children = tasks
+            .iter()
+            .filter_map(|task| fs::read_to_string(task.join("children")).ok())
+            .map(|list| list.split_ascii_whitespace().count())
+            .sum();
+        // Those of the test's own harness come and go as they like.
+        let is_ours =
+            |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("pillion"));
+        let threads = tasks.iter().filter(|task| is_ours(task)).count();
+        Self { descriptors, mappings, threads, children }
+    }
+}
+
+/// Runs a case and shows that it leaves nothing behind.
+fn check(name: &str, before: &Holdings, case: impl FnOnce()) {
+    case();
+    // The supervisor's thread ends a moment after its last event.
+    let mut now = Holdings::now();
+    wait_until(&format!("{name}: the state before"), || {
+        now = Holdings::now();
+        now.threads <= before.threads
+    });
+    assert_eq!(&now, before, "{name}");
+}
+
+fn hostile(when: &str, way: &str) -> WorkerOptions {
+    let mut o = options("hostile_worker", json!({}));
+    o.env.push(("PILLION_TEST_WHEN".to_owned(), when.to_owned()));
+    o.env.push(("PILLION_TEST_HOSTILE".to_owned(), way.to_owned()));
+    o.supervise.restart = RestartOptions { max_restarts: 0, ..RestartOptions::default() };
+    o
+}
+
+fn load_fails(way: &str, timeout: Duration) -> Error {
+    let mut o = hostile("start", way);
+    o.supervise.start_timeout = timeout;
+    let mut h = Harness::start(o);
+    let error = h.expect_load_failed();
+    h.close(LONG);
+    error
+}
+
+fn loses(way: &str) -> Error {
+    let mut h = Harness::ready(hostile("ready", way));
+    // Those that misbehave before they are asked may be gone already.
+    let _ = h.backend.submit(&step(1, &[]));
+    let error = loop {
+        match h.next() {
+            pillion_core::BackendEvent::WorkerLost(error) => break error,
+            pillion_core::BackendEvent::StepDone(output) => assert_eq!(output.step_id, 1, "{way}"),
+            other => panic!("{way}: {other:?}"),
+        }
+    };
+    assert_eq!(h.expect_load_failed(), error);
+    h.close(LONG);
+    error
+}
+
+#[test]
+fn every_misdeed_is_named_and_leaves_nothing_behind() {
+    // Whatever the first worker makes for good is there before anything is counted.
+    Harness::ready(fake()).close(LONG);
+    wait_until("the end of the first worker's threads", || Holdings::now().threads == 0);
+    let before = Holdings::now();
+    assert_eq!((before.children, before.mappings.len()), (0, 0));
+    at_the_start(&before);
+    when_ready(&before);
+    well_behaved(&before);
+}
+
+fn at_the_start(before: &Holdings) {
+    const SHORT: Duration = Duration::from_secs(1);
+    let cases: &[(&str, ErrorCode, &str)] = &[
+        ("exit", ErrorCode::WorkerLost, "exit code 4"),
+        ("noise", ErrorCode::Internal, "garbage!"),
+        ("oversized frame", ErrorCode::Internal, "4294967295 bytes"),
+        ("half a frame", ErrorCode::WorkerLost, "exit code 5"),
+        ("another transport version", ErrorCode::VersionMismatch, "control protocol version is 2"),
+        ("another step version", ErrorCode::VersionMismatch, "step record version is 7"),
+        ("another package version", ErrorCode::VersionMismatch, "package version is 0.0.1"),
+        ("hello twice", ErrorCode::Internal, "Hello"),
+        ("ready before hello", ErrorCode::Internal, "Ready"),
+        ("ready of another version", ErrorCode::VersionMismatch, "step record version is 3"),
+        ("ready without information", ErrorCode::Internal, "missing field `info`"),
+    ];
+    for &(way, code, part) in cases {
+        check(way, before, || {
+            let when = if way.starts_with("ready ") && way != "ready before hello" { "ready" } else { "start" };
+            let mut h = Harness::start(hostile(when, way));
+            let error = h.expect_load_failed();
+            assert_eq!(error.code(), code, "{way}: {error}");
+            assert!(error.message().contains(part), "{way}: {error}");
+            assert!(error.worker().is_some(), "{way}");
+            h.close(LONG);
+        });
+    }
+    check("silent", before, || {
+        let error = load_fails("silent", SHORT);
+        assert!(error.message().contains("was not ready within 1s"), "{error}");
+    });
+    check("close the socket and stay", before, || {
+        let error = load_fails("close the socket and stay", LONG);
+        assert!(error.message().contains("the process went on"), "{error}");
+    });
+}
+
+fn when_ready(before: &Holdings) {
+    let cases = [
+        ("answers unasked", "a record of kind 0"),
+        ("noise when ready", "a control message cannot be read"),
+        ("close the socket when ready", "the process went on"),
+        ("entry of another number", "record 17 where record 0 was expected"),
+        ("entry of another kind", "a record of kind 9"),
+        ("the end", "ended its answers"),
+        ("record longer than its slot", "a record of 1048577 bytes"),
+        ("record of 4 GiB", "a record of 4294967295 bytes"),
+        ("record outside", "a record at byte"),
+        ("record far outside", "a record at byte 18446744073709551608"),
+        ("truncated record", "its header says"),
+        ("record of another version", "a step record of version 9"),
+        ("wrong step id", "answered step 77 in place of step 1"),
+        ("rings too often", "the ring holds record 0 where record 1"),
+        ("rings without end", "the ring holds record 0 where record 1"),
+        ("cuts the ring", "a record of kind 9"),
+    ];
+    for (way, part) in cases {
+        check(way, before, || {
+            let error = loses(way);
+            assert_eq!(error.code(), ErrorCode::WorkerLost, "{way}: {error}");
+            assert!(error.message().contains(part), "{way}: {error}");
+            assert!(error.message().starts_with("the worker was stopped: "), "{way}: {error}");
+        });
+    }
+    check("fills our bell", before, || {
+        let mut o = hostile("ready", "fills our bell");
+        o.supervise.heartbeat = Duration::from_millis(50);
+        let mut h = Harness::ready(o);
+        h.backend.submit(&step(1, &[])).unwrap();
+        assert_eq!(h.expect_step().step_id, 1);
+        // These wait for room in the counter, or are refused, but not for ever.
+        let _ = h.backend.submit(&step(2, &[]));
+        let _ = h.backend.submit(&step(3, &[]));
+        let error = h.expect_lost();
+        assert!(error.message().contains("filled its own doorbell"), "{error}");
+        assert_eq!(h.expect_load_failed(), error);
+        h.close(LONG);
+    });
+}
+
+fn well_behaved(before: &Holdings) {
+    check("steps, then close", before, || {
+        let mut h = Harness::ready(fake());
+        (1..50).for_each(|id| h.round_trip(id));
+        h.close(LONG);
+    });
+    check("killed and replaced, many times", before, || {
+        let mut o = fake();
+        o.supervise.restart.max_restarts = 20;
+        let mut h = Harness::ready(o);
+        for id in 1..8 {
+            h.round_trip(id);
+            h.backend.submit(&step(100 + id, &[3])).unwrap();
+            signal(h.pid(), Signal::KILL);
+            h.expect_lost();
+            h.expect_ready();
+        }
+        h.close(LONG);
+    });
+    check("dropped", before, || drop(Harness::ready(fake())));
+    check("a grandchild", before, || {
+        let h = Harness::ready(options("fake_worker", json!({ "load": "child" })));
+        h.close(LONG);
+    });
+    check("a load that raises", before, || {
+        let mut h = Harness::start(options("fake_worker", json!({ "load": "raise" })));
+        h.expect_load_failed();
+        h.close(LONG);
+    });
+    check("no interpreter", before, || {
+        let mut h = Harness::start(WorkerOptions { python: "/nowhere/python".into(), ..fake() });
+        h.expect_load_failed();
+        h.close(LONG);
+    });
+}

@@ -1,0 +1,153 @@
+//! Characters whose bytes become one token before anything around them counts, so that a word can start from them.
+
+use std::collections::HashMap;
+
+use super::{Merge, Merges, NO_RANK};
+use crate::bpe::table::decode_wide;
+
+/// The token of each character of the basic plane, and the bytes beside the character for which that is not certain.
+#[derive(Default)]
+pub(super) struct CharTokens {
+    tokens: Vec<CharToken>,
+    masks: Vec<ByteMask>,
+}
+
+#[derive(Clone, Copy)]
+struct CharToken {
+    id: u32,
+    /// Masks of the bytes before and after the character that could interfere.
+    before: u16,
+    after: u16,
+}
+
+const NO_TOKEN: CharToken = CharToken { id: u32::MAX, before: 0, after: 0 };
+const BASIC: usize = 1 << 16;
+
+/// A set of bytes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct ByteMask([u64; 4]);
+
+impl ByteMask {
+    #[inline(always)]
+    fn has(&self, byte: u8) -> bool {
+        self.0[usize::from(byte >> 6)] >> (byte & 63) & 1 != 0
+    }
+
+    fn insert(&mut self, byte: u8) {
+        self.0[usize::from(byte >> 6)] |= 1 << (byte & 63);
+    }
+}
+
+impl CharTokens {
+    /// The token of the character at `at` of `word` and the character's length, if the token is certain there. The
+    /// word may be cut anywhere, also within a character.
+    #[inline(always)]
+    pub(super) fn at(&self, word: &[u8], at: usize) -> Option<(u32, usize)> {
+        let (code_point, len) = decode_wide(word, at);
+        let CharToken { id, before, after } = *self.tokens.get(code_point as usize)?;
+        let is_char = word.get(at + 1..at + len).is_some_and(|rest| rest.iter().all(|byte| byte & 0xc0 == 0x80));
+        let blocked = |mask: u16, byte: Option<&u8>| byte.is_some_and(|&byte| self.masks[usize::from(mask)].has(byte));
+        let certain = id != NO_TOKEN.id
+            && is_char
+            && !blocked(after, word.get(at + len))
+            && !blocked(before, at.checked_sub(1).and_then(|at| word.get(at)));
+        certain.then_some((id, len))
+    }
+
+    /// Finds the tokens of all characters. `bytes_of` gives a token's bytes.
+    ///
+    /// A character's token is certain if each merge within the character ranks before any that could take its first or
+    /// last symbol away, and all of them before any merge of the whole character: then the merges of a word, in the
+    /// reference's order, are those within its characters and, in the same order as without them, the others. What
+    /// could interfere is a merge with a token that ends with the byte before the character, or begins with the one
+    /// after it.
+    pub(super) fn new<'a>(
+        merges: &Merges,
+        list: &[Option<Merge>],
+        bytes_of: impl Fn(u32) -> Option<&'a [u8]>,
+    ) -> Self {
+        let beside = Beside::new(merges, list, bytes_of);
+        let mut this = Self { tokens: vec![NO_TOKEN; BASIC], masks: vec![ByteMask::default()] };
+        let mut known = HashMap::from([(ByteMask::default(), 0)]);
+        for c in (0x80..BASIC as u32).filter_map(char::from_u32) {
+            let Some((id, before, after)) = beside.token_of(merges, c) else { continue };
+            let mut number = |mask: ByteMask| {
+                let next = u16::try_from(this.masks.len()).ok();
+                let number = *known.entry(mask).or_insert(next?);
+                if usize::from(number) == this.masks.len() {
+                    this.masks.push(mask);
+                }
+                Some(number)
+            };
+            if let (Some(before), Some(after)) = (number(before), number(after)) {
+                this.tokens[c as usize] = CharToken { id, before, after };
+            }
+        }
+        this
+    }
+}
+
+/// For tokens that are a character or a part of one: which merges they are the right part of, by the last byte of the
+/// left part, and the other way round.
+struct Beside {
+    before: HashMap<u32, Vec<(u8, u32)>>,
+    after: HashMap<u32, Vec<(u8, u32)>>,
+}
+
+impl Beside {
+    fn new<'a>(merges: &Merges, list: &[Option<Merge>], bytes_of: impl Fn(u32) -> Option<&'a [u8]>) -> Self {
+        let mut this = Self { before: HashMap::new(), after: HashMap::new() };
+        let in_char = |bytes: &[u8]| bytes.len() <= 3 && bytes.iter().all(|&byte| byte >= 0x80);
+        for merge in list.iter().flatten() {
+            let rank = merges.rank(merge.left, merge.right);
+            let (Some(left), Some(right)) = (bytes_of(merge.left), bytes_of(merge.right)) else { continue };
+            let (Some(&last), Some(&first)) = (left.last(), right.first()) else { continue };
+            if in_char(right) {
+                this.before.entry(merge.right).or_default().push((last, rank));
+            }
+            if in_char(left) {
+                this.after.entry(merge.left).or_default().push((first, rank));
+            }
+        }
+        for list in this.before.values_mut().chain(this.after.values_mut()) {
+            // The lowest rank for each byte is enough.
+            list.sort_unstable();
+            list.dedup_by_key(|entry| entry.0);
+        }
+        this
+    }
+
+    /// The token of a character, and the bytes before and after it that could interfere.
+    fn token_of(&self, merges: &Merges, c: char) -> Option<(u32, ByteMask, ByteMask)> {
+        let mut buffer = [0; 4];
+        let bytes = c.encode_utf8(&mut buffer).as_bytes();
+        let mut symbols = [0; 4];
+        for (symbol, &byte) in symbols.iter_mut().zip(bytes) {
+            *symbol = merges.byte_id(byte);
+        }
+        let (mut before, mut after) = (ByteMask::default(), ByteMask::default());
+        let (mut len, mut highest) = (bytes.len(), 0);
+        while len > 1 {
+            let ranks = (0..len - 1).map(|place| (merges.rank(symbols[place], symbols[place + 1]), place));
+            let (rank, place) = ranks.min().filter(|&(rank, _)| rank != NO_RANK)?;
+            self.block(&mut before, &mut after, symbols[0], symbols[len - 1], rank);
+            highest = rank.max(highest);
+            symbols[place] = merges.results[rank as usize];
+            symbols.copy_within(place + 2.., place + 1);
+            len -= 1;
+        }
+        self.block(&mut before, &mut after, symbols[0], symbols[0], highest);
+        Some((symbols[0], before, after))
+    }
+
+    /// Adds the bytes beside `first` and `last` that allow a merge of these of up to `rank`.
+    fn block(&self, before: &mut ByteMask, after: &mut ByteMask, first: u32, last: u32, rank: u32) {
+        for (mask, list) in [(before, self.before.get(&first)), (after, self.after.get(&last))] {
+            for &(byte, other) in list.into_iter().flatten() {
+                if other <= rank {
+                    mask.insert(byte);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+"""The worker process: says hello, loads, answers steps until it is told to end or its parent is gone.
+
+Two threads. The main one loads and runs steps, so that Python code sees the thread that it expects. The other one reads the control
+socket and sends heartbeats, so that a long step does not look like a dead process. Standard output and standard error are pipes that
+the parent forwards line by line; the protocol is on neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import Any, Final, Protocol
+
+import pillion
+from pillion import _step
+from pillion._config import LoadConfig, Progress
+from pillion.errors import PillionError, StepRecordError, error_json
+from pillion.transports import Transport
+from pillion.transports._shm import RingShape, ShmTransport
+
+__all__ = ["Control", "StepHandler", "main", "serve"]
+
+TRANSPORT_VERSION: Final = 1
+"""Of the control messages and of the rings; the other side refuses another one."""
+
+_MAX_FRAME: Final = 4 << 20
+_LENGTH: Final = struct.Struct("<I")
+_MAX_LOG: Final = 16 * 1024
+
+
+class StepHandler(Protocol):
+    """What runs the steps: `pillion.worker.Handler`, or a test's own."""
+
+    def info(self) -> Mapping[str, Any]: ...
+
+    def step(self, record: bytes) -> bytes: ...
+
+    def close(self) -> None: ...
+
+
+def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHandler] | None = None) -> None:
+    """Lives the whole life of a worker process. Gives back when it was asked to end; exits with 1 if loading failed."""
+    _prepare_process()
+    control = Control(socket.socket(fileno=control_fd))
+    control.send(
+        {
+            "type": "hello",
+            "transportVersion": TRANSPORT_VERSION,
+            "version": pillion.__version__,
+            "stepVersion": _step.VERSION,
+            "pid": os.getpid(),
+        }
+    )
+    load, fds = control.receive_load()
+    transport = ShmTransport(fds, RingShape.from_json(load["steps"]), RingShape.from_json(load["answers"]))
+    logging.getLogger().addHandler(_LogHandler(control))
+    if logging.getLogger().level == logging.WARNING:
+        # The level that nobody has set; the other side filters by itself.
+        logging.getLogger().setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    listener = _Listener(control, load["heartbeatMs"] / 1000)
+    listener.start()
+    try:
+        handler = _load(load["config"], control, open_handler)
+    except BaseException as error:
+        control.send({"type": "failed", "error": json.loads(error_json(error, "load"))})
+        sys.exit(1)
+    listener.on_abort = getattr(handler, "abort", None)
+    serve(transport, handler, control)
+
+
+def serve(transport: Transport, handler: StepHandler, control: Control | None = None) -> None:
+    """Says that the worker is ready and answers steps until there are no more."""
+    stopping = _Stopping()
+    try:
+        with stopping:
+            if control is not None:
+                control.send({"type": "ready", "info": dict(handler.info())})
+            receive, step, send = transport.receive, handler.step, transport.send
+            while not stopping.asked and (record := receive()) is not None:
+                try:
+                    answer = step(record)
+                except Exception as error:
+                    answer = _failed(record, error)
+                try:
+                    send(answer)
+                except PillionError as error:
+                    send(_failed(record, error))
+    finally:
+        handler.close()
+        transport.close()
+
+
+class Control:
+    """The control socket: JSON messages, each behind its length. Safe to send on from several threads."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self._lock = threading.Lock()
+        self._rest = bytearray()
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Sends one message. If nobody is there any more nothing happens: the listener notices that."""
+        # A lone surrogate, from a file name for one, is no text for the other side.
+        data = json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
+        with self._lock, contextlib.suppress(OSError):
+            self.socket.sendall(_LENGTH.pack(len(data)) + data)
+
+    def receive_load(self) -> tuple[dict[str, Any], list[int]]:
+        """Waits for the first message and the descriptors that come with it."""
+        data, fds, _, _ = socket.recv_fds(self.socket, 1 << 16, 8)
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        messages = self._feed(data)
+        while not messages:
+            messages = self.receive()
+        (message,) = messages
+        if message.get("type") != "load":
+            raise StepRecordError(f"the first message must be load, got {message.get('type')!r}")
+        return message, list(fds)
+
+    def receive(self) -> list[dict[str, Any]]:
+        """Waits for bytes and gives the messages that they complete. Raises `EOFError` when the other side has gone."""
+        return self._feed(self.socket.recv(1 << 16))
+
+    def _feed(self, data: bytes) -> list[dict[str, Any]]:
+        if not data:
+            raise EOFError
+        self._rest += data
+        messages = []
+        while len(self._rest) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(self._rest)
+            if length > _MAX_FRAME:
+                raise StepRecordError(f"a control message of {length} bytes, at most {_MAX_FRAME} are taken")
+            end = _LENGTH.size + length
+            if len(self._rest) < end:
+                break
+            messages.append(json.loads(self._rest[_LENGTH.size : end]))
+            del self._rest[:end]
+        return messages
+
+
+class _Listener(threading.Thread):
+    """Sends heartbeats and hears what the parent says; ends the process when the parent is gone."""
+
+    def __init__(self, control: Control, interval: float) -> None:
+        super().__init__(name="pillion-control", daemon=True)
+        self.on_abort: Callable[[], None] | None = None
+        self._control = control
+        self._interval = interval
+
+    def run(self) -> None:
+        poll = select.poll()
+        poll.register(self._control.socket, select.POLLIN)
+        due = time.monotonic() + self._interval
+        while True:
+            wait = due - time.monotonic()
+            if wait <= 0:
+                self._control.send({"type": "heartbeat"})
+                due = time.monotonic() + self._interval
+            elif poll.poll(wait * 1000):
+                try:
+                    messages = self._control.receive()
+                except (OSError, EOFError):
+                    _die_with_parent()
+                for message in messages:
+                    if message.get("type") == "abort" and self.on_abort is not None:
+                        self.on_abort()
+
+
+class _LogHandler(logging.Handler):
+    """Sends log records to the parent."""
+
+    def __init__(self, control: Control) -> None:
+        super().__init__()
+        self._control = control
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+            name = "" if record.name in ("root", "pillion", "py.warnings") else f"{record.name}: "
+            message: dict[str, Any] = {
+                "type": "log",
+                "level": _level(record.levelno),
+                "message": (name + text.rstrip("\n"))[:_MAX_LOG],
+            }
+            request_id = getattr(record, "request_id", None)
+            if isinstance(request_id, str):
+                message["requestId"] = request_id
+            self._control.send(message)
+        except Exception:
+            self.handleError(record)
+
+
+class _Stopping:
+    """While it is entered SIGTERM ends the step that runs, if Python code runs, and the loop after it."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._inside = False
+
+    def __enter__(self) -> None:
+        self._inside = True
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_signal)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
+        self._inside = False
+        return kind is _Terminated
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+        if self._inside:
+            raise _Terminated
+
+
+class _Terminated(BaseException):
+    """SIGTERM came."""
+
+
+def _load(
+    config: Any, control: Control, open_handler: Callable[[LoadConfig, Progress], StepHandler] | None
+) -> StepHandler:
+    def progress(stage: str, done: float, total: float | None) -> None:
+        message: dict[str, Any] = {"type": "progress", "stage": stage, "done": done}
+        if total is not None:
+            message["total"] = total
+        control.send(message)
+
+    if open_handler is None:
+        from pillion.worker import Handler
+
+        open_handler = Handler
+    return open_handler(LoadConfig.from_json(json.dumps(config)), progress)
+
+
+def _failed(record: bytes, error: BaseException) -> bytes:
+    step_id = struct.unpack_from("<Q", record, 16)[0] if len(record) >= 24 else 0
+    return _step.encode_output(step_id, 0, error=error_json(error, "forward"))
+
+
+def _prepare_process() -> None:
+    # A crash in native code then leaves the Python stack in the error that the caller sees.
+    faulthandler.enable()
+    # Ctrl-C on the parent's terminal is the parent's to handle.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # There is no script, but libraries look at its name.
+    sys.argv = [""]
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(line_buffering=True, errors="backslashreplace")
+    with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as name:
+        name.write("pillion-worker")
+
+
+def _die_with_parent() -> None:
+    """Together with every process that this one started."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _level(number: int) -> str:
+    if number >= logging.ERROR:
+        return "error"
+    if number >= logging.WARNING:
+        return "warn"
+    return "info" if number >= logging.INFO else "debug"
