@@ -1,12 +1,17 @@
 // Builds the addon and the bridge, and puts both where the loader looks first: npm/<platform>/. `--release` for what is published,
-// `--target <triple>` for another platform.
+// `--target <triple>` for another platform, `--zig` to link with zig (cargo-zigbuild) against a glibc old enough for every supported system.
 import { execFileSync } from 'node:child_process'
 import { copyFileSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bridgeFile, hostTarget, platforms, writePlatformPackage } from './platforms.mjs'
 
-const { values } = parseArgs({ options: { release: { type: 'boolean', default: false }, target: { type: 'string' } } })
+/** The oldest glibc that the published Linux packages need: that of Debian 10, RHEL 8 and Ubuntu 18.10. */
+const glibcFloor = '2.28'
+
+const { values } = parseArgs({
+  options: { release: { type: 'boolean', default: false }, zig: { type: 'boolean', default: false }, target: { type: 'string' } },
+})
 const target = values.target ?? hostTarget()
 const platform = platforms[target]
 if (platform === undefined) {
@@ -16,17 +21,33 @@ if (platform === undefined) {
 const folder = join('npm', platform.name)
 mkdirSync(folder, { recursive: true })
 
-const cargo = [...(values.release ? ['--release'] : []), ...(values.target === undefined ? [] : ['--target', target])]
-const napi = ['build', '--platform', '--no-js', '--manifest-path', 'crates/pillion-node/Cargo.toml', '--package-json-path', 'package.json']
-run('npx', ['--no-install', 'napi', ...napi, '--dts', join('..', '..', 'src', 'binding.d.ts'), '--output-dir', folder, ...cargo])
-run('cargo', ['build', '--quiet', '--package', 'pillion-bridge', ...cargo])
-
-const bridge = bridgeFile(platform)
 const profile = values.release ? 'release' : 'debug'
-const targetFolder = process.env.CARGO_TARGET_DIR ?? 'target'
-copyFileSync(join(targetFolder, ...(values.target === undefined ? [] : [target]), profile, bridge), join(folder, bridge))
+const addon = join(folder, `pillion.${platform.name}.node`)
+const bridge = bridgeFile(platform)
+if (values.zig) buildWithZig()
+else build()
 writePlatformPackage(folder, platform)
 console.error(`built ${folder}`)
+
+function build() {
+  const cargo = [...(values.release ? ['--release'] : []), ...(values.target === undefined ? [] : ['--target', target])]
+  const napi = ['build', '--platform', '--no-js', '--manifest-path', 'crates/pillion-node/Cargo.toml', '--package-json-path', 'package.json']
+  run('npx', ['--no-install', 'napi', ...napi, '--dts', join('..', '..', 'src', 'binding.d.ts'), '--output-dir', folder, ...cargo])
+  run('cargo', ['build', '--quiet', '--package', 'pillion-bridge', ...cargo])
+  take(values.target === undefined ? [profile] : [target, profile], bridge, join(folder, bridge))
+}
+
+function buildWithZig() {
+  const versioned = platform.libc === 'glibc' ? `${target}.${glibcFloor}` : target
+  const cargo = [...(values.release ? ['--release'] : []), '--target', versioned]
+  run('cargo', ['zigbuild', '--quiet', '--package', 'pillion-node', '--package', 'pillion-bridge', ...cargo])
+  take([target, profile], bridge.replace('bridge', 'node'), addon)
+  take([target, profile], bridge, join(folder, bridge))
+}
+
+function take(from, file, to) {
+  copyFileSync(join(process.env.CARGO_TARGET_DIR ?? 'target', ...from, file), to)
+}
 
 function run(command, args) {
   execFileSync(command, args, { stdio: 'inherit', shell: process.platform === 'win32' })

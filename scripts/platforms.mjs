@@ -24,11 +24,6 @@ export function bridgeFile({ os }) {
   return { linux: 'libpillion_bridge.so', darwin: 'libpillion_bridge.dylib', win32: 'pillion_bridge.dll' }[os]
 }
 
-/** The optional dependencies of the main package: every platform package, in its own version. */
-export function optionalDependencies(version) {
-  return Object.fromEntries(Object.values(platforms).map(({ name }) => [`pillion-${name}`, version]))
-}
-
 /** Writes the manifest of a platform package into its folder. */
 export function writePlatformPackage(folder, platform) {
   const main = JSON.parse(readFileSync('package.json', 'utf8'))
