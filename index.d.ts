@@ -594,13 +594,16 @@ declare class Tokenizer {
   decodeStream(options?: DecodeOptions): DecodeStream
   /**
    * Renders messages with the model's chat template. Encode the text with `addSpecialTokens: false` and `parseSpecialTokens: true`:
-   * the template writes the special tokens itself. `engine.chat` does all of this.
+   * the template writes the special tokens itself. `engine.chat` does all of this, and keeps special tokens in messages apart.
    * @throws `unsupported` if the model has no template and none is given, `invalid_argument` if the template refuses the messages
    */
   applyChatTemplate(messages: readonly ChatMessage[], options?: Template): string
 }
 
-/** A way from Rust to Python. `'embedded'`: CPython inside this process; a segfault in Python ends Node. */
+/**
+ * A way from Rust to Python. `'embedded'`: CPython inside this process, the cheapest; a segfault in Python ends Node. `'shm'`: a
+ * supervised Python process over shared memory; if it dies, streams go on in a new one. `'grpc'`: not part of this version.
+ */
 type Bridge = 'embedded' | 'shm' | 'grpc'
 /** The bounds of an engine. Full means refused at once. */
 interface Limits {
@@ -793,7 +796,8 @@ declare class Engine implements AsyncDisposable {
    */
   generate(request: GenerateRequest): Generation
   /**
-   * Begins to continue a chat, rendered with the model's template, and returns at once. Errors as for {@link generate}.
+   * Begins to continue a chat, rendered with the model's template, and returns at once. Special tokens that stand in a message are text:
+   * they end no turn and open none. Errors as for {@link generate}.
    */
   chat(request: ChatRequest): Generation
   /** The engine as it is now. Reads no Python. */

@@ -29,7 +29,11 @@ describe('pillion', () => {
 
   test('refuses what it does not know, with a hint and without a stack', async () => {
     const command = await pillion(['setpu'])
-    expect(command).toMatchObject({ code: 1, stdout: '', stderr: "error: there is no command 'setpu'\nhint: did you mean 'setup'?\n" })
+    expect(command).toMatchObject({
+      code: 1,
+      stdout: '',
+      stderr: "error: there is no command 'setpu'\nhint: did you mean 'setup'?\n",
+    })
     const option = await pillion(['setup', '--pyhton', 'x'])
     expect(option.code).toBe(1)
     expect(option.stderr).toContain('--pyhton')
@@ -42,7 +46,14 @@ describe('pillion setup', () => {
   /** A program that answers the probe as a Python would. */
   function fakePython(folder: string, answer: Partial<Answer>): string {
     const path = join(folder, 'python-fake')
-    const whole = { executable: path, version: [3, 12, 1], implementation: 'cpython', freeThreaded: false, libpython: true, venv: true }
+    const whole = {
+      executable: path,
+      version: [3, 12, 1],
+      implementation: 'cpython',
+      freeThreaded: false,
+      libpython: true,
+      venv: true,
+    }
     writeFileSync(path, `#!/bin/sh\necho '${JSON.stringify({ ...whole, ...answer })}'\n`)
     chmodSync(path, 0o755)
     return path
@@ -54,7 +65,10 @@ describe('pillion setup', () => {
     expect(missing.code).toBe(1)
     expect(missing.stderr).toContain('nothing: not found')
     expect(missing.stderr).toContain('hint: ')
-    const old = await pillion(['setup'], { cwd: folder, env: { PILLION_PYTHON: fakePython(folder, { version: [3, 9, 2] }) } })
+    const old = await pillion(['setup'], {
+      cwd: folder,
+      env: { PILLION_PYTHON: fakePython(folder, { version: [3, 9, 2] }) },
+    })
     expect(old.code).toBe(1)
     expect(old.stderr).toContain('its version is 3.9.2')
   })
@@ -129,7 +143,6 @@ describe('judging interpreters', () => {
     [{ version: [4, 0, 0] }, 'its version is 4.0.0'],
     [{ implementation: 'pypy' }, 'CPython is needed'],
     [{ freeThreaded: true }, 'free-threaded'],
-    [{ libpython: false }, 'no shared libpython'],
     [{ venv: false }, 'no venv module'],
   ] as [Partial<Answer>, string | undefined][])('%j', (change, problem) => {
     const judged = judge('python3', { ...good, ...change })
@@ -137,10 +150,13 @@ describe('judging interpreters', () => {
     else expect(judged.problem).toContain(problem)
   })
 
-  test('the first good one is taken', () => {
-    const bad = judge('python3', { ...good, libpython: false })
+  test('the first good one is taken, one without libpython only if there is no other', () => {
+    const bad = judge('python3', { ...good, venv: false })
+    const half = judge('python3.13', { ...good, libpython: false })
     const fine = judge('python3.12', good)
-    expect(choose([bad, fine, judge('python3.11', good)])).toBe(fine)
+    expect(half.warning).toContain('no shared libpython')
+    expect(choose([bad, half, fine, judge('python3.11', good)])).toBe(fine)
+    expect(choose([bad, half])).toBe(half)
     expect(choose([bad])).toBeUndefined()
   })
 })

@@ -57,7 +57,7 @@ describe('load', () => {
   test('bridges of later versions are refused by name', async () => {
     const folder = tempFolder()
     writeFileSync(join(folder, 'config.json'), '{}')
-    const error = await refused(Engine.load({ model: folder, bridge: 'shm' }), 'bridge_unavailable', 'bridge')
+    const error = await refused(Engine.load({ model: folder, bridge: 'grpc' }), 'bridge_unavailable', 'bridge')
     expect(error.remedy).toContain('embedded')
     await refused(Engine.load({ model: folder, bridge: 'pipe' as never }), 'invalid_argument', 'bridge')
   })

@@ -6,11 +6,12 @@ import { errorFromJson, errorFromNative, retryableByCode } from '../src/errors'
 import { root, runNode } from './helpers'
 
 describe('the list of codes', () => {
-  const rust = [...readFileSync(join(root, 'crates/pillion-core/src/error.rs'), 'utf8').matchAll(/= "(\w+)", retryable (\w+);/g)]
+  const source = readFileSync(join(root, 'crates/pillion-core/src/error.rs'), 'utf8')
+  const rust = [...source.matchAll(/= "(\w+)", retryable (\w+);/g)]
 
   test('is the same in Rust and TypeScript, with the same answer to "retry?"', () => {
     expect(rust.length).toBeGreaterThan(20)
-    const fromRust = Object.fromEntries(rust.map(([, code, retryable]) => [code, retryable === 'true']))
+    const fromRust = Object.fromEntries(rust.map(([, code = '', retryable]) => [code, retryable === 'true']))
     expect(retryableByCode).toEqual(fromRust)
     expect(Object.keys(retryableByCode)).toEqual(rust.map(([, code]) => code))
   })
@@ -49,7 +50,9 @@ describe('classes', () => {
   })
 
   test('show the remedy as a hint, and keep it apart', () => {
-    const error = errorFromJson('{"code":"python_not_found","message":"no Python","retryable":false,"remedy":"run npx pillion setup"}')
+    const error = errorFromJson(
+      '{"code":"python_not_found","message":"no Python","retryable":false,"remedy":"run npx pillion setup"}',
+    )
     expect(error.message).toBe('no Python\nhint: run npx pillion setup')
     expect(error.remedy).toBe('run npx pillion setup')
   })

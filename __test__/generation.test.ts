@@ -15,7 +15,9 @@ async function readText(run: Generation): Promise<string[]> {
 }
 
 /** Begins a run that has given some text and goes on for a long while. */
-async function longRun(options: { signal?: AbortSignal } = {}): Promise<{ run: Generation; reader: AsyncIterator<Part> }> {
+async function longRun(
+  options: { signal?: AbortSignal } = {},
+): Promise<{ run: Generation; reader: AsyncIterator<Part> }> {
   const engine = await echoEngine({ stepMs: 2 })
   const run = engine.generate({ prompt: 'x'.repeat(100_000), ...options })
   const reader = run[Symbol.asyncIterator]()
@@ -175,7 +177,8 @@ describe('signal', () => {
     const reason = { any: 'value' }
     controller.abort(reason)
     expect(await failure(reader.next())).toBe(reason)
-    for (const promise of [run.text, run.usage, run.finishReason, run.result]) expect(await failure(promise)).toBe(reason)
+    for (const promise of [run.text, run.usage, run.finishReason, run.result])
+      expect(await failure(promise)).toBe(reason)
     expect(run.partial.text).toMatch(/^x+$/)
     expect(run.partial.usage.completionTokens).toBeGreaterThan(0)
     expect((await reader.next()).done).toBe(true)
@@ -254,7 +257,12 @@ describe('what cannot be done', () => {
 describe('prompts', () => {
   test('token ids are taken as they are, whatever array they are in', async () => {
     const engine = await echoEngine()
-    for (const prompt of [[104, 105], Uint32Array.of(104, 105), Int32Array.of(104, 105), { length: 2, 0: 104, 1: 105 }]) {
+    for (const prompt of [
+      [104, 105],
+      Uint32Array.of(104, 105),
+      Int32Array.of(104, 105),
+      { length: 2, 0: 104, 1: 105 },
+    ]) {
       expect(await engine.generate({ prompt }).text).toBe('hi')
     }
   })
@@ -304,6 +312,14 @@ describe('chat', () => {
     const run = engine.chat({ messages, template: '{{ raise_exception("no") }}' })
     const error = await refused(run.text, 'invalid_argument')
     expect(error.requestId).toBe(run.requestId)
+  })
+
+  test('special tokens that a user writes are text', async () => {
+    const engine = await echoEngine()
+    const content = 'before <|endoftext|> after'
+    expect(await engine.chat({ messages: [{ role: 'user', content }] }).text).toBe(content)
+    const { usage } = await engine.chat({ messages: [{ role: 'user', content }] }).result
+    expect(usage.promptTokens).toBe(content.length)
   })
 
   test('can be aborted before it is rendered', async () => {

@@ -71,7 +71,7 @@ export function tinyModelFolder(): string {
     bos_token: '<s>',
     pad_token: '<pad>',
     chat_template:
-      "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+      '{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}',
   }
   writeFileSync(join(folder, 'tokenizer_config.json'), JSON.stringify(config))
   return folder

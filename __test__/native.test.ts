@@ -4,7 +4,9 @@ import { expect, test } from 'vitest'
 import { root, runNode, tempFolder } from './helpers'
 import { target } from '../src/native'
 
-const script = (path = './dist/index.cjs'): string => `const { Tokenizer, PillionError } = require(${JSON.stringify(path)});
+const script = (
+  path = './dist/index.cjs',
+): string => `const { Tokenizer, PillionError } = require(${JSON.stringify(path)});
   const error = await Tokenizer.fromJSON('{}').catch((e) => e);
   console.log(JSON.stringify({ code: error.code, message: error.message, isInstance: PillionError.isInstance(error) }))`
 

@@ -140,7 +140,9 @@ describe('encode and decode', () => {
   test('truncation', async () => {
     const truncation = { maxLength: 3 }
     expect(tokenizer.encode('hello world hello', { truncation }).tokens()).toEqual(['<s>', 'hello', 'Ġworld'])
-    const batch = await tokenizer.encodeBatch(['hello world', 'a b c d e'], { truncation: { maxLength: 3, overflow: true } })
+    const batch = await tokenizer.encodeBatch(['hello world', 'a b c d e'], {
+      truncation: { maxLength: 3, overflow: true },
+    })
     expect(batch.rows).toBeGreaterThan(2)
     expect(batch.sources[0]).toBe(0)
     expect(batch.sources.at(-1)).toBe(1)
@@ -156,7 +158,9 @@ describe('encode and decode', () => {
     const long = 'a'.repeat(65_537)
     expect(tokenizer.count('a'.repeat(65_536))).toBeGreaterThan(0)
     expect((await refused(() => tokenizer.encode(long), 'invalid_argument', 'text')).message).toContain('encodeAsync')
-    expect((await refused(() => tokenizer.encode('a', { pair: long }), 'invalid_argument')).message).toContain('encodeAsync')
+    expect((await refused(() => tokenizer.encode('a', { pair: long }), 'invalid_argument')).message).toContain(
+      'encodeAsync',
+    )
     expect((await refused(() => tokenizer.count(long), 'invalid_argument', 'text')).message).toContain('countBatch')
     expect((await refused(() => tokenizer.fits(long, 9), 'invalid_argument', 'text')).message).toContain('countBatch')
     await refused(() => tokenizer.truncateToTokens(long, 9), 'invalid_argument', 'text')
@@ -207,7 +211,12 @@ describe('batches', () => {
     }
     expect(await tokenizer.countBatch(texts)).toEqual(Uint32Array.from(texts, (text) => tokenizer.count(text)))
     expect(await tokenizer.decodeBatch(batch, { skipSpecialTokens: true })).toEqual(texts)
-    expect(await tokenizer.decodeBatch([...batch].map((row) => [...row.ids]), { skipSpecialTokens: true })).toEqual(texts)
+    expect(
+      await tokenizer.decodeBatch(
+        [...batch].map((row) => [...row.ids]),
+        { skipSpecialTokens: true },
+      ),
+    ).toEqual(texts)
   })
 
   test('hold strings, bytes and pairs side by side', async () => {
@@ -355,7 +364,9 @@ describe('applyChatTemplate', () => {
     expect(model.applyChatTemplate(messages, { addGenerationPrompt: true })).toBe('<s><|user|>hi<|assistant|>')
     const template = '{{ greeting }} {{ messages[0].content }}'
     expect(model.applyChatTemplate(messages, { template, variables: { greeting: 'Hey' } })).toBe('Hey hi')
-    expect(model.applyChatTemplate([{ role: 'user', content: 'lone \ud800 \\ud800' }])).toBe('<s><|user|>lone \ufffd \\ud800')
+    expect(model.applyChatTemplate([{ role: 'user', content: 'lone \ud800 \\ud800' }])).toBe(
+      '<s><|user|>lone \ufffd \\ud800',
+    )
   })
 
   test('bad messages and templates are typed errors', async () => {
@@ -363,7 +374,10 @@ describe('applyChatTemplate', () => {
     const messages = [{ role: 'user', content: 'hi' }]
     await refused(() => tokenizer.applyChatTemplate(messages), 'unsupported')
     await refused(() => model.applyChatTemplate(messages, { template: '{% for %}' }), 'invalid_argument')
-    await refused(() => model.applyChatTemplate(messages, { template: '{{ raise_exception("no") }}' }), 'invalid_argument')
+    await refused(
+      () => model.applyChatTemplate(messages, { template: '{{ raise_exception("no") }}' }),
+      'invalid_argument',
+    )
     await refused(() => model.applyChatTemplate('hi' as never), 'invalid_argument', 'messages')
     await refused(() => model.applyChatTemplate([{ content: 'hi' } as never]), 'invalid_argument', 'messages[0].role')
     await refused(() => model.applyChatTemplate([{ role: 'user', content: 7 as never }]), 'invalid_argument')
@@ -380,7 +394,11 @@ describe('options', () => {
     await refused(tokenizer.encodeBatch(['a'], { pair: 'b' } as never), 'invalid_argument', 'pair')
     await refused(tokenizer.countBatch(['a'], { signl: undefined } as never), 'invalid_argument', 'signl')
     await refused(() => tokenizer.decode([1], { skipSpecial: true } as never), 'invalid_argument', 'skipSpecial')
-    await refused(() => tokenizer.encode('a', { truncation: { maxLenght: 3 } as never }), 'invalid_argument', 'maxLenght')
+    await refused(
+      () => tokenizer.encode('a', { truncation: { maxLenght: 3 } as never }),
+      'invalid_argument',
+      'maxLenght',
+    )
   })
 
   test('a wrong type or value is refused by name', async () => {

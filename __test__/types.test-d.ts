@@ -13,33 +13,32 @@ import {
 
 declare const tokenizer: Tokenizer
 declare const engine: Engine
+declare const batch: BatchEncoding
 
 test('a column that was not asked for does not exist', () => {
   const plain = tokenizer.encode('a')
   expectTypeOf(plain).toEqualTypeOf<Encoding>()
   expectTypeOf(plain.ids).toEqualTypeOf<Uint32Array>()
-  // @ts-expect-error it was not in `include`
-  void plain.offsets
+  expectTypeOf(plain).not.toHaveProperty('offsets')
   const some = tokenizer.encode('a', { include: ['offsets', 'wordIds'] })
   expectTypeOf(some.offsets).toEqualTypeOf<Uint32Array>()
   expectTypeOf(some.wordIds).toEqualTypeOf<Int32Array>()
-  // @ts-expect-error nor was this
-  void some.typeIds
+  expectTypeOf(some).not.toHaveProperty('typeIds')
   // @ts-expect-error there is no such column
   tokenizer.encode('a', { include: ['ofsets'] })
 })
 
 test('batches and their rows have the columns too', () => {
-  const batch = tokenizer.encodeBatch(['a', ['b', 'c'], new Uint8Array()], { include: ['offsets'] })
-  expectTypeOf(batch).resolves.toEqualTypeOf<BatchEncoding<'offsets'>>()
+  const encoded = tokenizer.encodeBatch(['a', ['b', 'c'], new Uint8Array()], { include: ['offsets'] })
+  expectTypeOf(encoded).resolves.toEqualTypeOf<BatchEncoding<'offsets'>>()
   expectTypeOf<BatchEncoding<'offsets'>['row']>().returns.toEqualTypeOf<Encoding<'offsets'>>()
   expectTypeOf<BatchEncoding>().toExtend<Iterable<Encoding>>()
 })
 
 test('padding has the type of its dtype', () => {
-  const batch = {} as BatchEncoding
-  expectTypeOf<ReturnType<typeof batch.toPadded<'int64'>>['ids']>().toEqualTypeOf<BigInt64Array>()
-  expectTypeOf<ReturnType<typeof batch.toPadded>['shape']>().toEqualTypeOf<[rows: number, cols: number]>()
+  expectTypeOf(batch.toPadded().ids).toEqualTypeOf<Int32Array>()
+  expectTypeOf(batch.toPadded({ dtype: 'int64' }).attentionMask).toEqualTypeOf<BigInt64Array>()
+  expectTypeOf(batch.toPadded().shape).toEqualTypeOf<[rows: number, cols: number]>()
 })
 
 test('an option may be undefined', () => {
@@ -52,7 +51,7 @@ test('classes are made by their functions alone', () => {
   new Engine()
   // @ts-expect-error use Tokenizer.fromFile
   new Tokenizer()
-  // @ts-expect-error read-only
+  // @ts-expect-error it is read-only
   engine.tokenizer = undefined
 })
 

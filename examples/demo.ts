@@ -25,7 +25,9 @@ const engine = await Engine.load({
 })
 try {
   const { model: loaded, bridge, python } = engine.status()
-  console.log(`\n${loaded.name} (${loaded.dtype}, ${loaded.device}, tier ${loaded.tier}) in Python ${python?.version}, ${bridge}`)
+  console.log(
+    `\n${loaded.name} (${loaded.dtype}, ${loaded.device}, tier ${loaded.tier}) in Python ${python?.version}, ${bridge}`,
+  )
   await chat()
   await together()
 } finally {
@@ -86,7 +88,8 @@ async function together(): Promise<void> {
 /** Python's own manual, which every Python carries, as documents of about 2,000 characters. */
 function manual(): string[] {
   const python = process.env.PILLION_PYTHON ?? 'python3'
-  const find = 'import pydoc_data.topics as a, argparse as b, typing as c; print(a.__file__, b.__file__, c.__file__, sep="\\n")'
+  const find =
+    'import pydoc_data.topics as a, argparse as b, typing as c; print(a.__file__, b.__file__, c.__file__, sep="\\n")'
   const files = execFileSync(python, ['-c', find], { encoding: 'utf8' }).trim().split('\n')
   const text = files.map((file) => readFileSync(file, 'utf8').replaceAll('\\n', '\n')).join('\n')
   return text.match(/[\s\S]{1,2000}/g) ?? []

@@ -1,7 +1,6 @@
-// Rolls the public types into index.d.ts and writes the ESM files, which re-export the CommonJS build. `--check` only says whether the
-// committed index.d.ts is what the sources give.
+// Rolls the public types into index.d.ts. `--check` only says whether the committed one is what the sources give.
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
@@ -13,12 +12,13 @@ const fresh = await rollTypes()
 if (check) {
   const committed = readFileSync('index.d.ts', 'utf8')
   if (committed !== fresh) {
-    console.error('error: index.d.ts is not what src/ gives\nhint: run npm run build:ts, review the change and commit it')
+    console.error(
+      'error: index.d.ts is not what src/ gives\nhint: run npm run build:ts, review the change and commit it',
+    )
     process.exit(1)
   }
 } else {
   writeFileSync('index.d.ts', fresh)
-  writeEsm()
 }
 
 async function rollTypes() {
@@ -33,13 +33,4 @@ async function rollTypes() {
   } finally {
     rmSync(out, { recursive: true, force: true })
   }
-}
-
-// Node finds the names of a CommonJS module by reading its source, which a bundler may write in ways that it does not know.
-function writeEsm() {
-  mkdirSync('dist', { recursive: true })
-  const names = Object.keys(createRequire(import.meta.url)(resolve('dist/index.cjs'))).sort()
-  const lines = ["import pillion from './index.cjs'", '', `export const { ${names.join(', ')} } = pillion`, '']
-  writeFileSync('dist/index.mjs', lines.join('\n'))
-  writeFileSync('dist/index.d.mts', "export * from '../index.js'\n")
 }

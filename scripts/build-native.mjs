@@ -10,7 +10,11 @@ import { bridgeFile, hostTarget, platforms, writePlatformPackage } from './platf
 const glibcFloor = '2.28'
 
 const { values } = parseArgs({
-  options: { release: { type: 'boolean', default: false }, zig: { type: 'boolean', default: false }, target: { type: 'string' } },
+  options: {
+    release: { type: 'boolean', default: false },
+    zig: { type: 'boolean', default: false },
+    target: { type: 'string' },
+  },
 })
 const target = values.target ?? hostTarget()
 const platform = platforms[target]
@@ -31,8 +35,25 @@ console.error(`built ${folder}`)
 
 function build() {
   const cargo = [...(values.release ? ['--release'] : []), ...(values.target === undefined ? [] : ['--target', target])]
-  const napi = ['build', '--platform', '--no-js', '--manifest-path', 'crates/pillion-node/Cargo.toml', '--package-json-path', 'package.json']
-  run('npx', ['--no-install', 'napi', ...napi, '--dts', join('..', '..', 'src', 'binding.d.ts'), '--output-dir', folder, ...cargo])
+  const napi = [
+    'build',
+    '--platform',
+    '--no-js',
+    '--manifest-path',
+    'crates/pillion-node/Cargo.toml',
+    '--package-json-path',
+    'package.json',
+  ]
+  run('npx', [
+    '--no-install',
+    'napi',
+    ...napi,
+    '--dts',
+    join('..', '..', 'src', 'binding.d.ts'),
+    '--output-dir',
+    folder,
+    ...cargo,
+  ])
   run('cargo', ['build', '--quiet', '--package', 'pillion-bridge', ...cargo])
   take(values.target === undefined ? [profile] : [target, profile], bridge, join(folder, bridge))
 }

@@ -13,7 +13,10 @@ const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
 const work = mkdtempSync(join(tmpdir(), 'pillion-pack-'))
 const app = join(work, 'app')
 // Nothing of this checkout and no compiler: what a user's machine has.
-const path = [dirname(process.execPath), ...(process.platform === 'win32' ? [process.env.SystemRoot] : ['/usr/bin', '/bin'])]
+const path = [
+  dirname(process.execPath),
+  ...(process.platform === 'win32' ? [process.env.SystemRoot] : ['/usr/bin', '/bin']),
+]
 const env = { ...process.env, PATH: path.join(delimiter), PILLION_NATIVE_PATH: '', NODE_PATH: '' }
 
 try {
@@ -33,7 +36,13 @@ function step(title) {
 }
 
 function run(command, args, options = {}) {
-  return execFileSync(command, args, { cwd: app, env, encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'], ...options })
+  return execFileSync(command, args, {
+    cwd: app,
+    env,
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'inherit'],
+    ...options,
+  })
 }
 
 function npm(args, options) {
@@ -51,7 +60,10 @@ function pack() {
 
 function install(tarballs) {
   step('install, offline and without scripts')
-  assert.throws(() => run('cargo', ['--version'], { stdio: 'ignore' }), 'cargo is on the PATH of this test, which would prove nothing')
+  assert.throws(
+    () => run('cargo', ['--version'], { stdio: 'ignore' }),
+    'cargo is on the PATH of this test, which would prove nothing',
+  )
   mkdirSync(app)
   writeFileSync(join(app, 'package.json'), '{ "private": true }')
   npm(['install', '--offline', '--ignore-scripts', '--no-audit', '--no-fund', ...tarballs])
@@ -63,11 +75,25 @@ function checkFiles() {
   const native = join(app, 'node_modules', `pillion-${platform.name}`)
   const manifest = JSON.parse(readFileSync(join(main, 'package.json'), 'utf8'))
   assert.equal(manifest.dependencies, undefined, 'the package has no dependencies')
-  for (const script of ['preinstall', 'install', 'postinstall', 'prepare']) assert.equal(manifest.scripts?.[script], undefined, script)
-  const wanted = ['index.d.ts', 'dist/index.cjs', 'dist/index.mjs', 'dist/index.d.mts', 'dist/cli.cjs', 'python/pillion/__init__.py', 'python/requirements.lock', 'LICENSE-MIT', 'LICENSE-APACHE', 'README.md']
+  for (const script of ['preinstall', 'install', 'postinstall', 'prepare'])
+    assert.equal(manifest.scripts?.[script], undefined, script)
+  const wanted = [
+    'index.d.ts',
+    'dist/index.cjs',
+    'dist/index.mjs',
+    'dist/index.d.mts',
+    'dist/cli.cjs',
+    'python/pillion/__init__.py',
+    'python/requirements.lock',
+    'LICENSE-MIT',
+    'LICENSE-APACHE',
+    'README.md',
+  ]
   for (const file of wanted) assert.ok(existsSync(join(main, file)), `pillion lacks ${file}`)
-  for (const file of ['src', 'crates', 'npm', 'python/tests', 'python/pillion/__pycache__']) assert.ok(!existsSync(join(main, file)), `pillion has ${file}`)
-  for (const file of [`pillion.${platform.name}.node`, bridgeFile(platform), 'LICENSE-MIT']) assert.ok(existsSync(join(native, file)), `${native} lacks ${file}`)
+  for (const file of ['src', 'crates', 'npm', 'python/tests', 'python/pillion/__pycache__'])
+    assert.ok(!existsSync(join(main, file)), `pillion has ${file}`)
+  for (const file of [`pillion.${platform.name}.node`, bridgeFile(platform), 'LICENSE-MIT'])
+    assert.ok(existsSync(join(native, file)), `${native} lacks ${file}`)
 }
 
 function runModules() {
@@ -87,7 +113,10 @@ function runModules() {
     assert.ok(error instanceof PillionError && error.code === 'model_not_found')
     console.log('fine')`
   const names = '{ Engine, PillionError, Tokenizer }'
-  write('use.cjs', `const assert = require('node:assert/strict'); const ${names} = require('pillion');\n(async () => {${use}\n})()`)
+  write(
+    'use.cjs',
+    `const assert = require('node:assert/strict'); const ${names} = require('pillion');\n(async () => {${use}\n})()`,
+  )
   write('use.mjs', `import assert from 'node:assert/strict'; import ${names} from 'pillion'\n${use}`)
   // One state, one copy of every class, whichever way it was asked for.
   write(
@@ -98,14 +127,16 @@ function runModules() {
     for (const name of Object.keys(cjs)) assert.equal(esm[name], cjs[name], name)
     console.log('fine')`,
   )
-  for (const file of ['use.cjs', 'use.mjs', 'both.mjs']) assert.equal(run(process.execPath, [file]).trim(), 'fine', file)
+  for (const file of ['use.cjs', 'use.mjs', 'both.mjs'])
+    assert.equal(run(process.execPath, [file]).trim(), 'fine', file)
   assert.equal(npm(['exec', '--offline', '--', 'pillion', '--version']).trim(), version)
 }
 
 function checkTypes() {
   step('check the types, skipLibCheck off')
   // The compiler is not what is tested, so it comes from this checkout.
-  for (const name of ['@types/node', 'undici-types']) cpSync(join(root, 'node_modules', name), join(app, 'node_modules', name), { recursive: true })
+  for (const name of ['@types/node', 'undici-types'])
+    cpSync(join(root, 'node_modules', name), join(app, 'node_modules', name), { recursive: true })
   const use = `
     export async function use(): Promise<string> {
       const tokenizer: Tokenizer = await Tokenizer.fromPretrained('model')
@@ -121,8 +152,24 @@ function checkTypes() {
   write('types.mts', `import { ${names} } from 'pillion'\n${use}`)
   write('types.cts', `import { ${names} } from 'pillion'\n${use}`)
   write('types.ts', `import { ${names} } from 'pillion'\n${use}`)
-  const strict = ['--noEmit', '--strict', '--exactOptionalPropertyTypes', '--noUncheckedIndexedAccess', '--skipLibCheck', 'false', '--target', 'es2022', '--lib', 'es2022', '--types', 'node']
-  const tsc = (...args) => run(process.execPath, [join(root, 'node_modules', 'typescript', 'bin', 'tsc'), ...strict, ...args], { stdio: 'inherit' })
+  const strict = [
+    '--noEmit',
+    '--strict',
+    '--exactOptionalPropertyTypes',
+    '--noUncheckedIndexedAccess',
+    '--skipLibCheck',
+    'false',
+    '--target',
+    'es2022',
+    '--lib',
+    'es2022',
+    '--types',
+    'node',
+  ]
+  const tsc = (...args) =>
+    run(process.execPath, [join(root, 'node_modules', 'typescript', 'bin', 'tsc'), ...strict, ...args], {
+      stdio: 'inherit',
+    })
   tsc('--module', 'node16', '--moduleResolution', 'node16', 'types.mts', 'types.cts')
   tsc('--module', 'esnext', '--moduleResolution', 'bundler', 'types.ts')
 }
@@ -130,16 +177,24 @@ function checkTypes() {
 async function runExample(tarballs) {
   step('run the example server')
   const example = join(work, 'hono-chat')
-  cpSync(join(root, 'examples', 'hono-chat'), example, { recursive: true, filter: (file) => !/node_modules|dist/.test(file) })
+  cpSync(join(root, 'examples', 'hono-chat'), example, {
+    recursive: true,
+    filter: (file) => !/node_modules|dist/.test(file),
+  })
   const manifest = JSON.parse(readFileSync(join(example, 'package.json'), 'utf8'))
   // The compiler again comes from this checkout; the rest is what the example asks for.
   delete manifest.devDependencies
   writeFileSync(join(example, 'package.json'), JSON.stringify(manifest))
   npm(['install', '--prefer-offline', '--ignore-scripts', '--no-audit', '--no-fund', ...tarballs], { cwd: example })
-  for (const name of ['@types/node', 'undici-types']) cpSync(join(root, 'node_modules', name), join(example, 'node_modules', name), { recursive: true })
+  for (const name of ['@types/node', 'undici-types'])
+    cpSync(join(root, 'node_modules', name), join(example, 'node_modules', name), { recursive: true })
   run(process.execPath, [join(root, 'node_modules', 'typescript', 'bin', 'tsc')], { cwd: example, stdio: 'inherit' })
 
-  const server = spawn(process.execPath, ['dist/server.js'], { cwd: example, env: { ...env, PORT: '0', MODEL: undefined }, stdio: ['ignore', 'pipe', 'inherit'] })
+  const server = spawn(process.execPath, ['dist/server.js'], {
+    cwd: example,
+    env: { ...env, PORT: '0', MODEL: undefined },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
   const ended = new Promise((done) => server.on('exit', (code, signal) => done(code ?? signal)))
   try {
     await useExample(await address(server))
@@ -160,7 +215,13 @@ async function address(server) {
 }
 
 async function useExample(url) {
-  const ask = (body, signal) => fetch(`${url}/chat`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body), signal })
+  const ask = (body, signal) =>
+    fetch(`${url}/chat`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: JSON.stringify(body),
+      signal,
+    })
   const answer = await ask({ messages: [{ role: 'user', content: 'Hello, 🌍! How are you?' }] })
   const pieces = []
   for await (const piece of answer.body.pipeThrough(new globalThis.TextDecoderStream())) pieces.push(piece)
@@ -176,7 +237,9 @@ async function useExample(url) {
   const long = await ask({ messages: [{ role: 'user', content: 'x'.repeat(5000) }], maxTokens: 5000 }, leaving.signal)
   await long.body.getReader().read()
   leaving.abort()
-  while ((await (await fetch(`${url}/status`)).json()).running > 0) await new Promise((next) => setImmediate(next))
+  const running = async () => (await (await fetch(`${url}/status`)).json()).running
+  let asked = 0
+  while ((await running()) > 0) assert.ok((asked += 1) < 10_000, 'a run goes on without its reader')
   assert.match(await (await fetch(`${url}/metrics`)).text(), /pillion_requests_aborted_total 1/)
   assert.match(await (await fetch(url)).text(), /<title>pillion chat/)
 }

@@ -9,7 +9,10 @@ import { callShape, checkArgument, checkOptions, kinds, oneOf, toJson } from './
 import { readEvents, type EngineEvent } from './stream'
 import { Tokenizer, toIds } from './tokenizer'
 
-/** A way from Rust to Python. `'embedded'`: CPython inside this process; a segfault in Python ends Node. */
+/**
+ * A way from Rust to Python. `'embedded'`: CPython inside this process, the cheapest; a segfault in Python ends Node. `'shm'`: a
+ * supervised Python process over shared memory; if it dies, streams go on in a new one. `'grpc'`: not part of this version.
+ */
 export type Bridge = 'embedded' | 'shm' | 'grpc'
 
 /** The bounds of an engine. Full means refused at once. */
@@ -211,7 +214,11 @@ export class Engine implements AsyncDisposable {
     checkLoadOptions(options)
     options.signal?.throwIfAborted()
     const driver = new Driver(options)
-    await runCall(options, () => driver.ready, () => void driver.close(0))
+    await runCall(
+      options,
+      () => driver.ready,
+      () => void driver.close(0),
+    )
     return new Engine(driver)
   }
 
@@ -231,7 +238,8 @@ export class Engine implements AsyncDisposable {
   }
 
   /**
-   * Begins to continue a chat, rendered with the model's template, and returns at once. Errors as for {@link generate}.
+   * Begins to continue a chat, rendered with the model's template, and returns at once. Special tokens that stand in a message are text:
+   * they end no turn and open none. Errors as for {@link generate}.
    */
   chat(request: ChatRequest): Generation {
     checkOptions('chat()', request, chatShape)
@@ -254,7 +262,9 @@ export class Engine implements AsyncDisposable {
 
   /** Counts since the start. */
   metrics(): Metrics {
-    const { counters, gauges, prometheus } = JSON.parse(this.#driver.native.metrics()) as Metrics & { prometheus: string }
+    const { counters, gauges, prometheus } = JSON.parse(this.#driver.native.metrics()) as Metrics & {
+      prometheus: string
+    }
     return { counters, gauges, toPrometheus: () => prometheus }
   }
 
@@ -472,7 +482,8 @@ function loadJson(options: EngineOptions): string {
 }
 
 function samplingJson(request: Sampling): string {
-  const { maxTokens, temperature, topP, topK, minP, seed, stop, logprobs, ignoreEos, tenant, priority, timeoutMs } = request
+  const { maxTokens, temperature, topP, topK, minP, seed, stop, logprobs, ignoreEos, tenant, priority, timeoutMs } =
+    request
   return toJson({
     ...{ maxTokens, temperature, topP, topK, minP, seed, logprobs, ignoreEos, tenant, priority, timeoutMs },
     stop: typeof stop === 'string' ? [stop] : stop,

@@ -230,7 +230,12 @@ export class GenerationRun implements Generation {
 
   #finish(finish: Finish): void {
     const tokens = joinTokens(this.#tokens)
-    const result = { requestId: this.requestId, text: this.#text, ...finish, ...(tokens === undefined ? {} : { tokens }) }
+    const result = {
+      requestId: this.requestId,
+      text: this.#text,
+      ...finish,
+      ...(tokens === undefined ? {} : { tokens }),
+    }
     this.#promptTokens = finish.usage.promptTokens
     this.#completionTokens = finish.usage.completionTokens
     this.#outcome = { result }

@@ -22,7 +22,10 @@ export const kinds = {
   number: kind('a finite number', (v) => Number.isFinite(v)),
   count: kind('an integer of at least 1', (v) => Number.isSafeInteger(v) && (v as number) >= 1),
   natural: kind('an integer from 0', (v) => Number.isSafeInteger(v) && (v as number) >= 0),
-  id: kind('an integer from 0 to 2,147,483,647', (v) => Number.isInteger(v) && (v as number) >= 0 && (v as number) < 2 ** 31),
+  id: kind(
+    'an integer from 0 to 2,147,483,647',
+    (v) => Number.isInteger(v) && (v as number) >= 0 && (v as number) < 2 ** 31,
+  ),
   milliseconds: kind('a number of milliseconds from 0', (v) => Number.isFinite(v) && (v as number) >= 0),
   function: kind('a function', (v) => typeof v === 'function'),
   object: kind('an object', (v) => typeof v === 'object' && v !== null && !Array.isArray(v)),

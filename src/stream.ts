@@ -35,8 +35,10 @@ export function readEvents(record: Uint32Array, handle: (event: EngineEvent) => 
 }
 
 function readEvent(record: Uint32Array, bytes: Buffer, start: number, handle: (event: EngineEvent) => void): number {
-  const [kind, run, flags, promptTokens, completionTokens, ids, logprobs, top, textBytes, jsonBytes] =
-    record.subarray(start, start + headerWords) as unknown as Header
+  const [kind, run, flags, promptTokens, completionTokens, ids, logprobs, top, textBytes, jsonBytes] = record.subarray(
+    start,
+    start + headerWords,
+  ) as unknown as Header
   let at = start + headerWords
   const words = (count: number): number => {
     const from = at

@@ -147,7 +147,9 @@ export class Tokenizer {
   async encodeAsync<C extends Col = never>(text: Text, options?: EncodeOptions<C> & Call): Promise<Encoding<C>> {
     checkOptions('encodeAsync()', options, { ...encodeShape, ...callShape })
     checkArgument('text', text, kinds.text)
-    const columns = await runCall(options, () => this.#native.encodeAsync(oneText(text, options?.pair), encodeJson(options)))
+    const columns = await runCall(options, () =>
+      this.#native.encodeAsync(oneText(text, options?.pair), encodeJson(options)),
+    )
     return encoding(this.#native, columns)
   }
 
@@ -262,7 +264,9 @@ export class Tokenizer {
   /** A stream that turns ids into text as they come. The cost of a token does not grow with the history. */
   decodeStream(options?: DecodeOptions): DecodeStream {
     checkOptions('decodeStream()', options, decodeShape)
-    const stream = callNative(() => this.#native.decodeStream(options?.skipSpecialTokens ?? false, options?.cleanUp ?? false))
+    const stream = callNative(() =>
+      this.#native.decodeStream(options?.skipSpecialTokens ?? false, options?.cleanUp ?? false),
+    )
     return {
       push: (ids) => {
         const flat = toIds('ids', typeof ids === 'number' ? [ids] : ids)
@@ -274,7 +278,7 @@ export class Tokenizer {
 
   /**
    * Renders messages with the model's chat template. Encode the text with `addSpecialTokens: false` and `parseSpecialTokens: true`:
-   * the template writes the special tokens itself. `engine.chat` does all of this.
+   * the template writes the special tokens itself. `engine.chat` does all of this, and keeps special tokens in messages apart.
    * @throws `unsupported` if the model has no template and none is given, `invalid_argument` if the template refuses the messages
    */
   applyChatTemplate(messages: readonly ChatMessage[], options?: Template): string {

@@ -1,14 +1,16 @@
 """The worker process: says hello, loads, answers steps until it is told to end or its parent is gone.
 
-Two threads. The main one loads and runs steps, so that Python code sees the thread that it expects. The other one reads the control
-socket and sends heartbeats, so that a long step does not look like a dead process. Standard output and standard error are pipes that
-the parent forwards line by line; the protocol is on neither.
+Two threads. The main one loads and runs steps, so that Python code sees the thread that it expects. The other one reads
+the control socket and sends heartbeats, so that a long step does not look like a dead process. Standard output and
+standard error are pipes that the parent forwards line by line; the protocol is on neither.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
+import gc
 import json
 import logging
 import os
@@ -51,7 +53,7 @@ class StepHandler(Protocol):
 
 
 def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHandler] | None = None) -> None:
-    """Lives the whole life of a worker process. Gives back when it was asked to end; exits with 1 if loading failed."""
+    """Lives the whole life of a worker process: exits with 0 when it was asked to end, with 1 if loading failed."""
     _prepare_process()
     control = Control(socket.socket(fileno=control_fd))
     control.send(
@@ -76,9 +78,14 @@ def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHan
         handler = _load(load["config"], control, open_handler)
     except BaseException as error:
         control.send({"type": "failed", "error": json.loads(error_json(error, "load"))})
-        sys.exit(1)
+        _leave(1)
+        return
     listener.on_abort = getattr(handler, "abort", None)
+    # What has been loaded stays until the process ends; no collection in the middle of a step need look at it.
+    gc.collect()
+    gc.freeze()
     serve(transport, handler, control)
+    _leave(0)
 
 
 def serve(transport: Transport, handler: StepHandler, control: Control | None = None) -> None:
@@ -92,7 +99,10 @@ def serve(transport: Transport, handler: StepHandler, control: Control | None = 
             while not stopping.asked and (record := receive()) is not None:
                 try:
                     answer = step(record)
-                except Exception as error:
+                except _Terminated:
+                    raise
+                except BaseException as error:
+                    # Also SystemExit: a model that raises it ends its rows, not the process.
                     answer = _failed(record, error)
                 try:
                     send(answer)
@@ -174,7 +184,9 @@ class _Listener(threading.Thread):
                 try:
                     messages = self._control.receive()
                 except (OSError, EOFError):
+                    self._control.socket.close()
                     _die_with_parent()
+                    return
                 for message in messages:
                     if message.get("type") == "abort" and self.on_abort is not None:
                         self.on_abort()
@@ -264,6 +276,15 @@ def _prepare_process() -> None:
             reconfigure(line_buffering=True, errors="backslashreplace")
     with contextlib.suppress(OSError), open("/proc/self/comm", "w", encoding="ascii") as name:
         name.write("pillion-worker")
+
+
+def _leave(code: int) -> None:
+    """Ends the process, but leaves the interpreter whole: native libraries bear its end badly, and threads delay it."""
+    for end in (atexit._run_exitfuncs, logging.shutdown, sys.stdout.flush, sys.stderr.flush):
+        # The parent takes what is left.
+        with contextlib.suppress(BaseException):
+            end()
+    os._exit(code)
 
 
 def _die_with_parent() -> None:

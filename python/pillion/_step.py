@@ -37,9 +37,10 @@ NO_TOKEN: Final = 0xFFFF_FFFF
 NEW_SEQUENCE: Final = struct.Struct("<4IffIfQIIff8x")
 """The 64 bytes of a sequence that enters, in the order of the fields of `NewSequence`."""
 
-# Bytes per element of each section of a step.
-_STEP_SECTIONS: Final = (4, 64, 4, 8, 4, 16)
-_STEP_TABLE: Final = struct.Struct("<12I")
+_NUM_SECTIONS: Final = 6
+_IS_LITTLE_ENDIAN: Final = sys.byteorder == "little"
+# The header and the table of the sections that are known.
+_STEP_HEADER: Final = struct.Struct("<IHHIIQQ12I")
 _OUTPUT_HEADER: Final = struct.Struct("<IHHIIQQ8I")
 _EMPTY: Final = memoryview(b"").cast("I")
 
@@ -87,39 +88,66 @@ class Step(NamedTuple):
 
 def decode_step(record: bytes | bytearray | memoryview) -> Step:
     """Reads a step, checking every size."""
-    if sys.byteorder != "little":
-        raise StepRecordError("this machine is not little-endian", code="unsupported")
-    data = memoryview(record).cast("B")
+    data = memoryview(record)
+    if data.format != "B":
+        data = data.cast("B")
+    size = len(data)
+    # In the way of every step: what is not there costs nothing, and what is wrong is looked for only once it is.
+    if size < _STEP_HEADER.size:
+        raise _damage(data)
+    (magic, version, kind, length, sections, step_id, _, o0, n0, o1, n1, o2, n2, o3, n3, o4, n4, o5, n5) = (
+        _STEP_HEADER.unpack_from(data)
+    )
+    if (
+        magic != MAGIC
+        or version != VERSION
+        or kind != KIND_STEP
+        or length != size
+        or size & 3
+        or not _NUM_SECTIONS <= sections <= (size - HEADER.size) // 8
+        or not _IS_LITTLE_ENDIAN
+    ):
+        raise _damage(data)
+    words = data.cast("I")
+    body = HEADER.size + 8 * sections
+    freed = _section(words, body, 0, o0, n0, 4) if n0 else _EMPTY
+    new = _section(words, body, 1, o1, n1, 64) if n1 else _EMPTY
+    prompts = _section(words, body, 2, o2, n2, 4) if n2 else _EMPTY
+    copies = _section(words, body, 3, o3, n3, 8) if n3 else _EMPTY
+    bitmask = _section(words, body, 4, o4, n4, 4) if n4 else _EMPTY
+    rows = _section(words, body, 5, o5, n5, 16) if n5 else _EMPTY
+    return Step(step_id, freed, _sequences(new, len(prompts)) if n1 else (), prompts, copies, bitmask, rows)
+
+
+def _section(words: memoryview, body: int, index: int, offset: int, count: int, width: int) -> memoryview:
+    """The elements of a section that is not empty. `body` is where the sections begin."""
+    end = offset + width * count
+    if offset < body or offset & 3 or end > len(words) * 4:
+        raise _bad(f"section {index} ({count} elements at byte {offset}) lies outside")
+    return words[offset >> 2 : end >> 2]
+
+
+def _damage(data: memoryview) -> StepRecordError:
+    """What is wrong with a step that cannot be read."""
+    if not _IS_LITTLE_ENDIAN:
+        return StepRecordError("this machine is not little-endian", code="unsupported")
     size = len(data)
     if size < HEADER.size:
-        raise _bad(f"{size} bytes, shorter than a header")
-    magic, version, kind, length, sections, step_id, _ = HEADER.unpack_from(data)
+        return _bad(f"{size} bytes, shorter than a header")
+    magic, version, kind, length, sections, _, _ = HEADER.unpack_from(data)
     if magic != MAGIC:
-        raise _bad(f"no step record (magic {magic:#x})")
+        return _bad(f"no step record (magic {magic:#x})")
     if version != VERSION:
-        raise StepRecordError(
+        return StepRecordError(
             f"a step record of version {version}, this side speaks {VERSION}", code="version_mismatch"
         )
     if kind != KIND_STEP:
-        raise _bad(f"kind {kind} where {KIND_STEP} was expected")
+        return _bad(f"kind {kind} where {KIND_STEP} was expected")
     if length != size:
-        raise _bad(f"{size} bytes, its header says {length}")
+        return _bad(f"{size} bytes, its header says {length}")
     if size % 4:
-        raise _bad(f"{size} bytes, no multiple of 4")
-    if not len(_STEP_SECTIONS) <= sections <= (size - HEADER.size) // 8:
-        raise _bad(f"{sections} sections")
-    words = data.cast("I")
-    body = HEADER.size + 8 * sections
-    table = _STEP_TABLE.unpack_from(data, HEADER.size)
-    views = []
-    for index, width in enumerate(_STEP_SECTIONS):
-        offset, count = table[2 * index], table[2 * index + 1]
-        end = offset + width * count
-        if offset < body or offset & 3 or end > size:
-            raise _bad(f"section {index} ({count} elements at byte {offset}) lies outside")
-        views.append(words[offset >> 2 : end >> 2] if count else _EMPTY)
-    freed, new, prompts, copies, bitmask, rows = views
-    return Step(step_id, freed, _sequences(new, len(prompts)) if new else (), prompts, copies, bitmask, rows)
+        return _bad(f"{size} bytes, no multiple of 4")
+    return _bad(f"{sections} sections")
 
 
 def encode_output(

@@ -10,6 +10,8 @@ export interface Interpreter {
   readonly executable?: string
   readonly version?: string
   readonly problem?: string
+  /** What will not work with it, though it can be used. */
+  readonly warning?: string
 }
 
 /** What an interpreter says of itself. */
@@ -51,9 +53,10 @@ export function findInterpreters(explicit: string | undefined): Interpreter[] {
   return ['python3', ...minors.map((minor) => `python3.${minor}`), 'python'].map(probe)
 }
 
-/** The first that can be used. */
+/** The first that can be used, one that can be used for everything before others. */
 export function choose(found: readonly Interpreter[]): Interpreter | undefined {
-  return found.find(({ problem }) => problem === undefined)
+  const usable = found.filter(({ problem }) => problem === undefined)
+  return usable.find(({ warning }) => warning === undefined) ?? usable[0]
 }
 
 /** Asks an interpreter what it is, in a child process. */
@@ -67,7 +70,10 @@ export function probe(path: string): Interpreter {
     return judge(path, JSON.parse(child.stdout) as Answer)
   } catch {
     const said = child.stderr.trim().split('\n').at(-1) ?? ''
-    return { path, problem: `it did not say what it is (exit status ${String(child.status)})${said === '' ? '' : `: ${said}`}` }
+    return {
+      path,
+      problem: `it did not say what it is (exit status ${String(child.status)})${said === '' ? '' : `: ${said}`}`,
+    }
   }
 }
 
@@ -80,11 +86,10 @@ export function judge(path: string, answer: Answer): Interpreter {
   if (answer.implementation !== 'cpython') return problem(`it is ${answer.implementation}, and CPython is needed`)
   if (major !== 3 || minor < 11) return problem(`its version is ${version}, and 3.11 or newer is needed`)
   if (answer.freeThreaded) return problem('it is a free-threaded build, which is not supported yet')
-  if (!answer.libpython) {
-    return problem('it has no shared libpython, which is loaded into Node (on Debian and Ubuntu: apt-get install libpython3-dev)')
-  }
   if (!answer.venv) return problem('it has no venv module (on Debian and Ubuntu: apt-get install python3-venv)')
-  return known
+  if (answer.libpython) return known
+  const remedy = 'on Debian and Ubuntu: apt-get install libpython3-dev'
+  return { ...known, warning: `it has no shared libpython, so that only bridge: 'shm' will work with it (${remedy})` }
 }
 
 function isFolder(path: string): boolean {

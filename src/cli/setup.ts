@@ -19,7 +19,8 @@ export interface SetupOptions {
 const stampName = 'pillion-setup.json'
 const verify = 'import torch, transformers; print(torch.__version__, transformers.__version__)'
 // Without the seconds that importing torch takes.
-const quickVerify = 'import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in ("torch", "transformers")))'
+const quickVerify =
+  'import importlib.util as u, sys; sys.exit(any(u.find_spec(n) is None for n in ("torch", "transformers")))'
 
 export async function setup(options: SetupOptions): Promise<void> {
   const lock = join(options.pythonFolder, 'requirements.lock')
@@ -64,6 +65,7 @@ async function makeEnvironment(dir: string, explicit: string | undefined): Promi
     throw new Failure(`${shown(dir)} exists and is no virtual environment`, 'name another folder with --dir')
   }
   const interpreter = pick(explicit)
+  if (interpreter.warning !== undefined) say(`warning: ${interpreter.path}: ${interpreter.warning}`)
   say(`making ${shown(dir)} from Python ${interpreter.version ?? ''} at ${interpreter.executable ?? interpreter.path}`)
   await run(interpreter.executable ?? interpreter.path, ['-m', 'venv', dir], {
     failed: `${shown(dir)} could not be made`,

@@ -2,7 +2,8 @@
 //!
 //! `cargo run --release -p pillion-backend-worker --example roundtrip [-- --free] [--rows N] [--rounds N]`. Pinned to one core unless `--free`.
 //! `PILLION_PYTHON` names the interpreter. Two figures: until the backend's event (`answered`), and until the submitting thread has it
-//! (`received`), which is one more change of threads.
+//! (`received`), which is one more change of threads. With `--kill N` it kills an idle worker N times instead, and measures until
+//! the backend's event.
 
 #![cfg_attr(not(target_os = "linux"), allow(unused))]
 #![expect(clippy::print_stdout, reason = "its output is its purpose")]
@@ -34,6 +35,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         let at = arguments.iter().position(|a| a == name);
         at.and_then(|at| arguments.get(at + 1)).and_then(|n| n.parse().ok()).unwrap_or(default)
     };
+    if arguments.iter().any(|a| a == "--kill") {
+        return kill(number("--kill", 20));
+    }
     let is_free = arguments.iter().any(|a| a == "--free");
     if !is_free {
         // Before any other thread or process is there, so that all of them get it.
@@ -79,6 +83,44 @@ impl Queue {
             }
         }
     }
+}
+
+/// From the signal to the event, and from the event to the next worker that takes steps.
+#[cfg(target_os = "linux")]
+fn kill(times: usize) -> Result<(), Box<dyn Error>> {
+    let events = Arc::new(Queue::default());
+    let mut options = options();
+    options.supervise.restart.max_restarts = u32::MAX;
+    options.supervise.restart.backoff_max = Duration::ZERO;
+    let mut backend = WorkerBackend::new(options);
+    let to_queue = Arc::clone(&events);
+    backend.start(BackendEvents::new(move |event| to_queue.push(event)))?;
+    let next = |wanted: fn(&BackendEvent) -> bool| loop {
+        match events.pop() {
+            (BackendEvent::LoadFailed(error), _) => break Err(error),
+            (event, at) if wanted(&event) => break Ok(at),
+            _ => {}
+        }
+    };
+    next(|event| matches!(event, BackendEvent::Ready(_)))?;
+    let (mut noticed, mut replaced) = (Vec::new(), Vec::new());
+    for _ in 0..times {
+        let pid = i32::try_from(backend.workers()[0].pid)?;
+        let pid = rustix::process::Pid::from_raw(pid).ok_or("there is no worker")?;
+        let start = Instant::now();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+        let lost = next(|event| matches!(event, BackendEvent::WorkerLost(_)))?;
+        noticed.push(lost - start);
+        replaced.push(next(|event| matches!(event, BackendEvent::Ready(_)))? - lost);
+    }
+    for (name, mut times) in [("noticed", noticed), ("replaced", replaced)] {
+        times.sort_unstable();
+        let ms = |at: usize| times[at].as_secs_f64() * 1e3;
+        println!("{name}: p50 {:.2} ms, p99 {:.2} ms", ms(times.len() / 2), ms(times.len() * 99 / 100));
+    }
+    backend.close(Duration::from_secs(10));
+    next(|event| matches!(event, BackendEvent::Closed))?;
+    Ok(())
 }
 
 /// Times until the backend's event, and until this thread has it.

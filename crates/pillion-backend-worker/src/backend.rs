@@ -20,7 +20,7 @@ use crate::{
 ///
 /// The process dies with this one, however that ends. If it dies alone, [`pillion_core::BackendEvent::WorkerLost`] tells why and, unless
 /// the restarts are used up, a new [`pillion_core::BackendEvent::Ready`] follows; in the end [`pillion_core::BackendEvent::LoadFailed`].
-/// Dropped without [`Backend::close`] it kills the process and sends nothing more.
+/// Dropped without [`Backend::close`] it kills the process.
 #[derive(Debug)]
 pub struct WorkerBackend {
     options: Option<WorkerOptions>,

@@ -183,6 +183,10 @@ fn an_answer_that_cannot_be_ends_the_worker() {
 fn a_model_that_exits_ends_its_rows_or_its_process_but_never_hangs() {
     let mut h = Harness::ready(fake());
     h.backend.submit(&step(1, &[10])).unwrap();
+    let error = h.expect_step().error.expect("its rows have failed");
+    assert_eq!(error.python().unwrap().python_type, "SystemExit");
+    h.round_trip(2);
+    h.backend.submit(&step(3, &[15])).unwrap();
     let error = h.expect_lost();
     assert_eq!(error.worker().unwrap().exit_code, Some(7));
     h.expect_ready();

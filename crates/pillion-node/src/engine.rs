@@ -225,8 +225,7 @@ impl Source {
                         .with_remedy("render and encode the chat yourself and pass token ids to generate()")
                 })?;
                 let messages = parse(&only_text(&messages)?)?;
-                let text = tokenizer.apply_chat_template(&messages, &template_options(&template)?)?;
-                Ok(Prompt::Ids(tokenizer.encode_rendered(&text)?))
+                Ok(Prompt::Ids(tokenizer.encode_chat(&messages, &template_options(&template)?)?))
             }
         }
     }

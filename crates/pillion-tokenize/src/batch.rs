@@ -5,8 +5,6 @@ use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use rayon::prelude::*;
-
 use crate::{
     encoding::{BatchEncoding, Rows},
     error::{TokenizeError, guard},
@@ -173,7 +171,7 @@ fn run<T: Send>(
         if control.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
             return Err(TokenizeError::Cancelled { done: done.load(Ordering::Relaxed), total: items });
         }
-        let made = guard(|reason| TokenizeError::Panicked { reason }, || job(range.clone()))?;
+        let made = job(range.clone())?;
         let now = done.fetch_add(range.len(), Ordering::Relaxed) + range.len();
         if let Some(progress) = control.progress {
             progress(now, items);
@@ -181,10 +179,10 @@ fn run<T: Send>(
         Ok(made)
     };
     if total_units < INLINE_UNITS || chunks.len() < 2 {
+        let run_chunk = |range| guard(|reason| TokenizeError::Panicked { reason }, || run_chunk(range));
         return chunks.iter().map(run_chunk).collect();
     }
-    let pool = control.pool.unwrap_or_else(|| pool());
-    pool.install(|| chunks.par_iter().map(run_chunk).collect())
+    control.pool.unwrap_or_else(|| pool()).map(&chunks, run_chunk)
 }
 
 /// Cuts `0..items` into chunks of about [`CHUNK_UNITS`].

@@ -82,8 +82,8 @@ pub enum TokenizeError {
         /// Texts in all.
         total: usize,
     },
-    /// More ids than the flat arrays can number.
-    #[error("a batch of more than {limit} {what} does not fit one result")]
+    /// More than one call can take, or than its flat arrays can number.
+    #[error("more than {limit} {what} in one call")]
     TooLarge {
         /// What there is too much of.
         what: &'static str,
@@ -125,7 +125,7 @@ impl TokenizeError {
                     .to_owned()
             }
             Self::NoChatTemplate { .. } => "pass `template`, or use a model that was trained for chat".to_owned(),
-            Self::TooLarge { .. } => "split the batch".to_owned(),
+            Self::TooLarge { .. } => "split it".to_owned(),
             _ => return None,
         };
         Some(remedy)
@@ -164,19 +164,11 @@ pub(crate) fn guard<T>(
 ) -> Result<T, TokenizeError> {
     // Unwind safety: the closures only read the tokenizer, whose caches hold whole entries at every point, and write to
     // buffers that are thrown away with the error.
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
-        Ok(result) => result,
-        Err(payload) => Err(panicked(panic_text(&*payload))),
-    }
-}
-
-/// The message of a caught panic.
-pub(crate) fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
-    payload
-        .downcast_ref::<&str>()
-        .map(|s| (*s).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).unwrap_or_else(|payload| {
+        let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
+        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+        Err(panicked(text.unwrap_or_else(|| "no message".to_owned())))
+    })
 }
 
 #[cfg(test)]

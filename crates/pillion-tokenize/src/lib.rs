@@ -6,6 +6,7 @@
 mod batch;
 pub mod bpe;
 pub mod byte_level;
+mod chat_prompt;
 mod chat_template;
 mod decoder;
 mod encoding;

@@ -21,13 +21,23 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// Reads a `tokenizer.json`'s text into parts, on the engine that fits it.
 pub(crate) fn parts(json: &[u8], templates: ChatTemplates) -> Result<TokenizerParts, TokenizeError> {
+    let mut file = parse(json)?;
     let broken = |reason| TokenizeError::InvalidFile { what: "tokenizer.json".into(), reason };
-    match guard(broken, || Ok(own_engine(json)))? {
+    match guard(broken, || Ok(own_engine(&mut file)))? {
         Own::Taken(engine, post_processor, decoder) => {
             Ok(TokenizerParts { engine, post_processor, decoder, templates })
         }
-        Own::Refused(reason) => reference(json, reason, templates),
+        Own::Refused(reason) => reference_parts(file, reason, templates),
     }
+}
+
+/// The same on the reference, whatever the file.
+pub(crate) fn parts_on_reference(json: &[u8]) -> Result<TokenizerParts, TokenizeError> {
+    reference_parts(parse(json)?, "it was asked for".to_owned(), ChatTemplates::default())
+}
+
+fn parse(json: &[u8]) -> Result<Value, TokenizeError> {
+    serde_json::from_slice(json).map_err(|e| TokenizeError::file("tokenizer.json", e))
 }
 
 enum Own {
@@ -38,10 +48,7 @@ enum Own {
 }
 
 /// Offers the file to our own engines. What they do not know, broken files too, is the reference's to judge.
-fn own_engine(json: &[u8]) -> Own {
-    let Ok(mut file) = serde_json::from_slice::<Value>(json) else {
-        return Own::Refused("the file is no JSON".into());
-    };
+fn own_engine(file: &mut Value) -> Own {
     if !file.is_object() || !(file["version"].is_null() || file["version"] == "1.0") {
         return Own::Refused("version: not 1.0".into());
     }
@@ -50,19 +57,14 @@ fn own_engine(json: &[u8]) -> Own {
     else {
         return Own::Refused("post_processor or decoder: cannot be read".into());
     };
-    match ByteLevelBpeEngine::from_json(&mut file) {
+    match ByteLevelBpeEngine::from_json(file) {
         Ok(engine) => Own::Taken(Box::new(engine), post_processor, decoder),
         Err(refusal) => Own::Refused(refusal.to_string()),
     }
 }
 
-/// The same on the reference, whatever the file.
-pub(crate) fn reference(
-    json: &[u8],
-    reason: String,
-    templates: ChatTemplates,
-) -> Result<TokenizerParts, TokenizeError> {
-    let engine = ReferenceEngine::from_json(json, Some(reason))?;
+fn reference_parts(file: Value, reason: String, templates: ChatTemplates) -> Result<TokenizerParts, TokenizeError> {
+    let engine = ReferenceEngine::from_json(file, Some(reason))?;
     Ok(TokenizerParts {
         post_processor: written(engine.post_processor())?,
         decoder: written(engine.decoder())?,

@@ -2,14 +2,17 @@
 
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use crate::error::{TokenizeError, panic_text};
+use rayon::prelude::*;
+
+use crate::error::{TokenizeError, guard};
 
 /// More threads than this bring nothing and cost caches.
 const MAX_THREADS: usize = 256;
 
 /// A fixed set of threads.
 pub struct Pool {
-    threads: rayon::ThreadPool,
+    /// None where the system gives no thread at all: then the callers work.
+    threads: Option<rayon::ThreadPool>,
 }
 
 static POOL: OnceLock<Pool> = OnceLock::new();
@@ -55,32 +58,39 @@ impl Pool {
                 .thread_name(|i| format!("pillion-tokenize-{i}"))
                 .build()
         };
-        // Where the system refuses threads, one that borrows the caller's is still a pool.
-        let threads = build(num_threads.clamp(1, MAX_THREADS))
-            .or_else(|_| build(1))
-            .or_else(|_| rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build());
-        Self { threads: threads.expect("a pool of the current thread starts no thread: this is a bug") }
+        // Some containers allow few threads or none.
+        let threads = build(num_threads.clamp(1, MAX_THREADS)).or_else(|_| build(1)).ok();
+        Self { threads }
     }
 
-    /// How many threads it has.
+    /// How many threads it has; 1 if callers have to do the work.
     pub fn num_threads(&self) -> usize {
-        self.threads.current_num_threads()
+        self.threads.as_ref().map_or(1, rayon::ThreadPool::current_num_threads)
     }
 
     /// Runs a job on one of the threads and returns at once. A job that panics ends alone.
     pub fn spawn(&self, job: impl FnOnce() + Send + 'static) {
-        self.threads.spawn(move || {
+        let job = move || {
             // A panic that left a rayon job would end the process. The job's owner sees it by its own means.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
-        });
+        };
+        match &self.threads {
+            Some(threads) => threads.spawn(job),
+            None => job(),
+        }
     }
 
-    /// Runs a function on the pool and waits for it; parallel iterators in it use this pool. From inside the pool it runs right there.
-    pub fn install<T: Send>(&self, run: impl FnOnce() -> Result<T, TokenizeError> + Send) -> Result<T, TokenizeError> {
-        self.threads.install(|| {
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(run))
-                .unwrap_or_else(|payload| Err(TokenizeError::Panicked { reason: panic_text(&*payload) }))
-        })
+    /// Does the same with each item, on all threads, and waits; results come in the items' order. From inside the pool the caller helps.
+    pub(crate) fn map<I: Sync, T: Send>(
+        &self,
+        items: &[I],
+        work: impl Fn(&I) -> Result<T, TokenizeError> + Sync,
+    ) -> Result<Vec<T>, TokenizeError> {
+        let work = |item: &I| guard(|reason| TokenizeError::Panicked { reason }, || work(item));
+        match &self.threads {
+            Some(threads) => threads.install(|| items.par_iter().map(work).collect()),
+            None => items.iter().map(work).collect(),
+        }
     }
 }
 
@@ -106,9 +116,17 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_inside_install_is_an_error() {
-        let error = Pool::new(2).install(|| -> Result<(), _> { panic!("bad {}", 1) }).unwrap_err();
-        assert_eq!(error, TokenizeError::Panicked { reason: "bad 1".into() });
+    fn every_pool_does_all_the_work_in_order() {
+        for pool in [Pool::new(1), Pool::new(3), Pool { threads: None }] {
+            let items: Vec<u32> = (0..100).collect();
+            assert_eq!(pool.map(&items, |i| Ok(i * 2)).unwrap(), items.iter().map(|i| i * 2).collect::<Vec<_>>());
+            let error = pool.map(&items, |i| if *i == 50 { panic!("bad {i}") } else { Ok(()) }).unwrap_err();
+            assert_eq!(error, TokenizeError::Panicked { reason: "bad 50".into() });
+            let (send, receive) = mpsc::channel();
+            pool.spawn(move || send.send(()).unwrap());
+            receive.recv().unwrap();
+            assert!(pool.num_threads() >= 1);
+        }
     }
 
     #[test]

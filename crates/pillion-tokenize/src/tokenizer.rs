@@ -49,7 +49,7 @@ impl Tokenizer {
 
     /// [`Tokenizer::from_json`] on the reference engine, whatever the file: to compare with.
     pub fn from_json_on_reference(json: &[u8]) -> Result<Self, TokenizeError> {
-        Self::from_parts(load::reference(json, "it was asked for".to_owned(), ChatTemplates::default())?)
+        Self::from_parts(load::parts_on_reference(json)?)
     }
 
     /// Reads a `tokenizer.json`. Chat templates and their special tokens are not part of that file: see [`Tokenizer::from_pretrained`].
@@ -130,7 +130,8 @@ impl Tokenizer {
         self.ids(text, add_special_tokens, SpecialTokens::None)
     }
 
-    /// The ids of a rendered chat template: special tokens in it are parsed, and none are added, since the template wrote them.
+    /// The ids of a rendered chat template: special tokens in it are parsed, and none are added, since the template wrote them. Use
+    /// [`Tokenizer::encode_chat`] where messages come from users, who may write special tokens too.
     pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TokenizeError> {
         self.ids(text, false, SpecialTokens::All)
     }
@@ -237,7 +238,17 @@ impl Tokenizer {
         self.token_to_id(self.0.templates.special_token(role)?)
     }
 
-    fn vocabulary(&self) -> &Vocabulary {
+    /// Appends the ids of a text alone, without what a template adds.
+    pub(crate) fn encode_into(
+        &self,
+        text: &str,
+        special: &SpecialTokens,
+        ids: &mut Vec<u32>,
+    ) -> Result<(), TokenizeError> {
+        self.0.engine.encode_ids(text, special, ids)
+    }
+
+    pub(crate) fn vocabulary(&self) -> &Vocabulary {
         self.0.decoder.vocabulary()
     }
 

@@ -77,6 +77,17 @@ fn each_file_runs_on_the_engine_that_fits_it() {
     }
 }
 
+#[test]
+fn long_runs_equal_the_reference() {
+    for case in CASES.iter() {
+        for run in ["a", " ", "\n", "_", "猫", "e\u{301}", "9", " \n", "ab", "😀"] {
+            let text = run.repeat(5_000);
+            let expected = case.reference.encode_fast(text.as_str(), false).unwrap();
+            assert!(case.ours.encode_ids(&text, false).unwrap() == expected.get_ids(), "{} {run:?}", case.name);
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(common::config(400))]
 

@@ -161,6 +161,14 @@ fn options_that_cannot_be_are_refused_by_name() {
 }
 
 #[test]
+fn a_text_that_would_take_all_memory_is_refused() {
+    let tokenizer = Tokenizer::from_json(&serde_json::to_vec(&common::word_piece()).unwrap()).unwrap();
+    let error = tokenizer.encode_ids(&" ".repeat((64 << 20) + 1), false).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::InvalidArgument);
+    assert!(error.to_string().contains("67108864 bytes of one text"), "{error}");
+}
+
+#[test]
 fn rows_that_do_not_fit_the_ids_are_refused() {
     let tokenizer = Tokenizer::byte();
     for rows in [&[0, 4][..], &[2, 1], &[0, u32::MAX]] {

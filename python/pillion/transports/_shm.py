@@ -1,7 +1,7 @@
 """Step records through memory that both processes map, with an eventfd as doorbell each way.
 
-The layout of a ring is drawn in `crates/pillion-backend-worker/src/shm/ring.rs`. Nothing here is made per row: a record is copied out
-as it is, so that views of it stay good for as long as anybody keeps them.
+The layout of a ring is drawn in `crates/pillion-backend-worker/src/shm/ring.rs`. Nothing here is made per row: a record
+is copied out as it is, so that views of it stay good for as long as anybody keeps them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class ShmTransport(Transport):
             if number == sequence and kind == _KIND_END:
                 return None
             raise StepRecordError(
-                f"the ring of steps holds no record {sequence}, but number {number}, kind {kind}, {length} bytes at {offset}"
+                f"the ring of steps holds no record {sequence}, but number {number} of kind {kind} "
+                f"({length} bytes at {offset})"
             )
         self._received = sequence + 1
         return self._steps[offset : offset + length]
@@ -97,7 +98,8 @@ class ShmTransport(Transport):
         length = len(record)
         if length > self._answer_bytes:
             raise PillionError(
-                "unsupported", f"an answer of {length} bytes is longer than the {self._answer_bytes} that the ring takes"
+                "unsupported",
+                f"an answer of {length} bytes is longer than the {self._answer_bytes} that the ring takes",
             )
         answers = self._answers
         offset = _HEADER_LEN + sequence % self._answer_slots * self._answer_bytes

@@ -1,4 +1,8 @@
 //! An eventfd that counts rings.
+//!
+//! Round trip between two processes that do nothing else, both in Python, p50 in microseconds on two busy virtual cores: eventfd 5.4,
+//! pipe 6.0, socket 10.3 when pinned to one core; 5.3, 6.0 to 8.0, 10.1 when free. Nobody spins: on one core a spin takes from the other
+//! side the time that it waits for, and a forward pass takes longer than any spin that could be afforded.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -57,6 +57,9 @@ impl ShortCache {
         if self.inserted > self.pairs.len() && self.pairs.len() < MAX_PAIRS {
             self.grow(hashes);
         }
+        if self.get(key, hash).is_some() {
+            return;
+        }
         self.inserted += 1;
         let mut ids = [0; MAX_INLINE];
         ids[..tokens.len()].copy_from_slice(tokens);

@@ -3,9 +3,9 @@
 use super::ByteLevelBpe;
 use super::added::ParseSpecial;
 use super::cache::{LongCache, MAX_INLINE, MAX_LONG, ShortCache};
-use super::merge::LongWord;
 use super::normalize;
 use super::pattern::with_scanner;
+use super::pending::Pending;
 use super::scan::{Piece, Scanner};
 use super::word::{MAX_SHORT, ShortKey};
 
@@ -30,8 +30,7 @@ pub struct Scratch {
     owner: u64,
     short: ShortCache,
     long: LongCache,
-    merging: LongWord,
-    pub(super) ids: Vec<u32>,
+    pending: Pending,
     pub(super) normal: String,
     pub(super) prefixed: String,
 }
@@ -49,8 +48,7 @@ impl Scratch {
             owner: 0,
             short: ShortCache::new(),
             long: LongCache::new(),
-            merging: LongWord::default(),
-            ids: Vec::new(),
+            pending: Pending::default(),
             normal: String::new(),
             prefixed: String::new(),
         }
@@ -69,9 +67,6 @@ impl Scratch {
             if text.capacity() > MAX_KEPT {
                 *text = String::new();
             }
-        }
-        if self.ids.capacity() > MAX_KEPT {
-            self.ids = Vec::new();
         }
     }
 }
@@ -117,7 +112,7 @@ impl ByteLevelBpe {
     }
 
     #[inline]
-    fn piece(&self, piece: &str, scratch: &mut Scratch, sink: &mut Sink<'_>) {
+    pub(super) fn piece(&self, piece: &str, scratch: &mut Scratch, sink: &mut Sink<'_>) {
         if self.prefix_space && !piece.starts_with(' ') {
             let mut prefixed = std::mem::take(&mut scratch.prefixed);
             prefixed.clear();
@@ -132,69 +127,54 @@ impl ByteLevelBpe {
 
     #[inline(never)]
     fn words<S: Scanner>(&self, scanner: S, piece: Piece<'_>, scratch: &mut Scratch, sink: &mut Sink<'_>) {
+        let Scratch { short, long, pending, .. } = scratch;
         let mut start = 0;
         while start < piece.bytes.len() {
             let end = scanner.next(piece, start);
             match end - start {
                 1 => sink.push(self.merges.byte_id(piece.bytes[start])),
-                2..=MAX_SHORT => self.short_word(piece.bytes, start, end, scratch, sink),
-                _ => self.long_word(&piece.bytes[start..end], scratch, sink),
+                2..=MAX_SHORT => {
+                    let key = ShortKey::new(piece.bytes, start, end);
+                    let hash = self.key.pair(key.low, key.high);
+                    match short.get(key, hash) {
+                        Some((ids, count)) => sink.push_inline(ids, count),
+                        None => {
+                            pending.push_short(start, end, sink.len, key, hash);
+                            sink.push(0);
+                        }
+                    }
+                }
+                _ => self.long_word(piece.bytes, start, end, long, pending, sink),
             }
             start = end;
+            if pending.is_full() {
+                pending.settle(self, piece.bytes, short, long, sink);
+            }
         }
-    }
-
-    #[inline(always)]
-    fn short_word(&self, bytes: &[u8], start: usize, end: usize, scratch: &mut Scratch, sink: &mut Sink<'_>) {
-        let key = ShortKey::new(bytes, start, end);
-        let hash = self.key.pair(key.low, key.high);
-        match scratch.short.get(key, hash) {
-            Some((ids, count)) => sink.push_inline(ids, count),
-            None => self.new_short_word(&bytes[start..end], key, hash, scratch, sink),
+        if !pending.is_empty() {
+            pending.settle(self, piece.bytes, short, long, sink);
         }
     }
 
     #[inline(never)]
-    fn new_short_word(&self, word: &[u8], key: ShortKey, hash: u64, scratch: &mut Scratch, sink: &mut Sink<'_>) {
-        let start = sink.len;
-        match self.vocab.whole_short(key) {
-            Some(id) => sink.push(id),
-            None => sink.append(|ids| self.merges.encode(word, &mut scratch.merging, ids)),
+    fn long_word(
+        &self,
+        bytes: &[u8],
+        start: usize,
+        end: usize,
+        long: &LongCache,
+        pending: &mut Pending,
+        sink: &mut Sink<'_>,
+    ) {
+        let word = &bytes[start..end];
+        let hash = if word.len() > MAX_LONG { 0 } else { self.key.bytes(word) };
+        match long.get(word, hash) {
+            Some(ids) => sink.append(|out| out.extend(ids.iter().map(|&id| u32::from_le_bytes(id)))),
+            None => {
+                pending.push_long(start, end, sink.len, hash);
+                sink.push(0);
+            }
         }
-        scratch.short.insert(key, hash, &sink.ids[start..sink.len], self.key);
-    }
-
-    #[inline(never)]
-    fn long_word(&self, word: &[u8], scratch: &mut Scratch, sink: &mut Sink<'_>) {
-        if word.len() > MAX_LONG {
-            return sink.append(|ids| self.word_itself(word, scratch, ids));
-        }
-        let hash = self.key.bytes(word);
-        if let Some(ids) = scratch.long.get(word, hash) {
-            return sink.append(|out| out.extend(ids.iter().map(|&id| u32::from_le_bytes(id))));
-        }
-        let start = sink.len;
-        sink.append(|ids| self.word_itself(word, scratch, ids));
-        scratch.long.insert(word, hash, &sink.ids[start..sink.len]);
-    }
-
-    /// Appends the ids of a word without looking at the caches.
-    fn word_itself(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        match self.vocab.whole(word) {
-            Some(id) => ids.push(id),
-            None => self.merges.encode(word, &mut scratch.merging, ids),
-        }
-    }
-
-    /// Appends the ids of one word.
-    pub(super) fn word(&self, word: &[u8], scratch: &mut Scratch, ids: &mut Vec<u32>) {
-        let mut sink = Sink::new(ids);
-        match word.len() {
-            0 => {}
-            1..=MAX_SHORT => self.short_word(word, 0, word.len(), scratch, &mut sink),
-            _ => self.long_word(word, scratch, &mut sink),
-        }
-        sink.finish();
     }
 }
 
@@ -207,12 +187,25 @@ pub(super) struct Sink<'a> {
 const AHEAD: usize = 512;
 
 impl<'a> Sink<'a> {
-    fn new(ids: &'a mut Vec<u32>) -> Self {
+    pub(super) fn new(ids: &'a mut Vec<u32>) -> Self {
         Self { len: ids.len(), ids }
     }
 
-    fn finish(self) {
+    pub(super) fn finish(self) {
         self.ids.truncate(self.len);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Makes the list so long, and gives all of it.
+    pub(super) fn resize(&mut self, len: usize) -> &mut [u32] {
+        if self.ids.len() < len {
+            self.ids.resize(len, 0);
+        }
+        self.len = len;
+        &mut self.ids[..len]
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use super::Refusal;
 use super::added::{AddedToken, AddedTokens};
 use super::alphabet;
 use super::hash::HashKey;
-use super::merge::{LongWord, MAX_MERGES, Merge, Merges};
+use super::merge::{MAX_MERGES, Merge, MergeRoom, Merges};
 use super::offsets::Trim;
 use super::pattern::{Pattern, Split};
 use super::vocab::Vocab;
@@ -49,18 +49,17 @@ impl Parts {
 
 /// Marks the tokens that their own bytes become: all of them if merges are ignored for whole words.
 fn mark_whole(vocab: &mut Vocab, merges: &Merges, ignores_merges: bool) {
-    let (mut long, mut tokens) = (LongWord::default(), Vec::new());
-    let ids: Vec<u32> = vocab.ids().collect();
-    for id in ids {
-        let Some(bytes) = vocab.known_bytes_of(id) else { continue };
-        if !ignores_merges {
-            tokens.clear();
-            merges.encode(bytes, &mut long, &mut tokens);
-        }
-        if ignores_merges || tokens == [id] {
-            vocab.set_whole(id);
-        }
+    let known = vocab.ids().filter(|&id| vocab.known_bytes_of(id).is_some());
+    let mut whole: Vec<u32> = known.collect();
+    if !ignores_merges {
+        let ids = std::mem::take(&mut whole);
+        let mut next = ids.iter();
+        let words = ids.iter().filter_map(|&id| vocab.known_bytes_of(id));
+        MergeRoom::default().encode(merges, words, |tokens| {
+            whole.extend(next.next().copied().filter(|&id| tokens == [id]));
+        });
     }
+    whole.into_iter().for_each(|id| vocab.set_whole(id));
 }
 
 /// The model as the file has it.

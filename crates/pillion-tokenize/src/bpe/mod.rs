@@ -14,6 +14,8 @@ mod merge;
 mod normalize;
 mod offsets;
 mod pattern;
+mod pending;
+mod prefetch;
 mod refusal;
 mod scan;
 mod table;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::ByteLevelBpe;
 use super::TextTooLong;
 use super::added::ParseSpecial;
-use super::encode::Scratch;
+use super::encode::{Scratch, Sink};
 use super::normalize;
 use super::pattern::with_scanner;
 use super::scan::{Piece, Scanner};
@@ -128,7 +128,8 @@ impl Writer<'_> {
         let leading = token.len() - token.trim_start_matches(is_space).len();
         let trailing = token.len() - token.trim_end_matches(is_space).len();
         let leading_chars = token[..leading].chars().count();
-        self.push(id, range, leading, leading_chars, trailing);
+        self.out.ids.push(id);
+        self.push_offsets(range, leading, leading_chars, trailing);
         self.words += 1;
     }
 
@@ -150,62 +151,51 @@ impl Writer<'_> {
 
     fn piece(&mut self, text: &str, range: Range<usize>, source: Source<'_>, scratch: &mut Scratch) {
         let piece = &text[range.clone()];
-        let prefixes = self.tokenizer.prefix_space && !piece.starts_with(' ');
-        if !prefixes {
+        let first = self.out.ids.len();
+        let mut sink = Sink::new(&mut self.out.ids);
+        self.tokenizer.piece(piece, scratch, &mut sink);
+        sink.finish();
+        if !self.tokenizer.prefix_space || piece.starts_with(' ') {
             return with_scanner!(self.tokenizer.pattern, scanner => {
-                self.words(scanner, text, range, source, scratch);
+                self.locate(scanner, first, text, range, source);
             });
         }
         // The space comes from where the first character does.
-        let first = piece.chars().next().map_or(0, char::len_utf8);
-        let spans = std::iter::once(range.start..range.start + first).chain(range.map(|at| at..at + 1));
+        let space = range.start..range.start + piece.chars().next().map_or(0, char::len_utf8);
+        let spans = std::iter::once(space).chain(range.map(|at| at..at + 1));
         let origins = spans.map(|span| source.range(text, span)).map(|origin| origin.start as u32..origin.end as u32);
         let origins: Vec<Range<u32>> = origins.collect();
-        let mut prefixed = std::mem::take(&mut scratch.prefixed);
-        prefixed.clear();
-        prefixed.push(' ');
-        prefixed.push_str(piece);
+        let prefixed = format!(" {piece}");
         let source = Source { base: 0, origins: Some(&origins) };
         with_scanner!(self.tokenizer.pattern, scanner => {
-            self.words(scanner, &prefixed, 0..prefixed.len(), source, scratch);
+            self.locate(scanner, first, &prefixed, 0..prefixed.len(), source);
         });
-        scratch.prefixed = prefixed;
     }
 
-    fn words<S: Scanner>(
-        &mut self,
-        scanner: S,
-        text: &str,
-        range: Range<usize>,
-        source: Source<'_>,
-        scratch: &mut Scratch,
-    ) {
+    /// Finds where the tokens from number `first` on stand, which are those of `range` of `text`.
+    fn locate<S: Scanner>(&mut self, scanner: S, first: usize, text: &str, range: Range<usize>, source: Source<'_>) {
         let piece = Piece::new(&text[range.clone()]);
-        let mut ids = std::mem::take(&mut scratch.ids);
-        let mut start = 0;
-        while start < piece.bytes.len() {
-            let end = scanner.next(piece, start);
-            ids.clear();
-            self.tokenizer.word(&piece.bytes[start..end], scratch, &mut ids);
-            let mut at = range.start + start;
-            for &id in &ids {
-                let bytes = self.tokenizer.vocab.bytes_of(id).unwrap_or_default();
-                let leading = bytes.iter().take_while(|&&byte| byte == b' ').count();
-                let trailing = bytes.iter().rev().take_while(|&&byte| byte == b' ').count();
-                let origin = source.range(text, at..at + bytes.len());
-                self.push(id, origin, leading, leading, trailing);
-                at += bytes.len();
+        let (mut at, mut word_end) = (0, 0);
+        for token in first..self.out.ids.len() {
+            if at == word_end && at < piece.bytes.len() {
+                self.words += u32::from(at > 0);
+                word_end = scanner.next(piece, at);
             }
-            self.words += 1;
-            start = end;
+            let bytes = self.tokenizer.vocab.bytes_of(self.out.ids[token]).unwrap_or_default();
+            let leading = bytes.iter().take_while(|&&byte| byte == b' ').count();
+            let trailing = bytes.iter().rev().take_while(|&&byte| byte == b' ').count();
+            let origin = source.range(text, range.start + at..range.start + at + bytes.len());
+            self.push_offsets(origin, leading, leading, trailing);
+            at += bytes.len();
         }
-        scratch.ids = ids;
+        self.words += 1;
     }
 
-    fn push(&mut self, id: u32, range: Range<usize>, leading: usize, leading_chars: usize, trailing: usize) {
+    /// Adds the offsets of a token, given how many bytes of whitespace it begins and ends with.
+    fn push_offsets(&mut self, range: Range<usize>, leading: usize, leading_chars: usize, trailing: usize) {
         let (mut start, mut end) = (range.start, range.end);
         if let Trim::Spaces { keeps_first } = self.tokenizer.trim {
-            let is_first = self.out.ids.is_empty() || start == 0;
+            let is_first = self.out.offsets.is_empty() || start == 0;
             let kept = is_first && keeps_first && leading_chars == 1;
             if leading > 0 && !kept {
                 start = (start + leading).min(end);
@@ -214,7 +204,6 @@ impl Writer<'_> {
                 end = (end - trailing).max(start);
             }
         }
-        self.out.ids.push(id);
         self.out.offsets.push((start as u32, end as u32));
         self.out.word_ids.push(self.words);
     }

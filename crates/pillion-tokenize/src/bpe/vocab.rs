@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::Refusal;
 use super::alphabet;
 use super::hash::{HashKey, slot_of};
+use super::prefetch::prefetch;
 use super::word::{MAX_SHORT, ShortKey};
 
 /// Ids must be below this, so that a pair of them and a rank fit into one number.
@@ -141,6 +142,12 @@ impl Vocab {
     #[inline]
     pub(super) fn whole_short(&self, key: ShortKey) -> Option<u32> {
         self.short.get(key).filter(|value| value & WHOLE != 0).map(|value| value & !WHOLE)
+    }
+
+    /// Begins to bring what [`Self::whole_short`] reads near, given the hash of the word's key.
+    #[inline(always)]
+    pub(super) fn touch_short(&self, hash: u64) {
+        prefetch(&self.short.slots, slot_of(hash, self.short.slots.len()));
     }
 
     /// The token for a word of any length, if the engine gives it for the word.

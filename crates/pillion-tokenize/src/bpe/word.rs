@@ -14,6 +14,9 @@ pub(super) struct ShortKey {
 const LENGTH_SHIFT: u32 = 56;
 
 impl ShortKey {
+    /// The key of no word.
+    pub(super) const NONE: Self = Self { low: 0, high: 0 };
+
     /// The key of `bytes[start..end]`; the range is within the bytes and of 1 to [`MAX_SHORT`].
     #[inline(always)]
     pub(super) fn new(bytes: &[u8], start: usize, end: usize) -> Self {

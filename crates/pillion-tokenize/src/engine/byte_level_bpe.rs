@@ -38,7 +38,8 @@ struct Kept {
 
 thread_local! {
     /// The last used comes first.
-    static SCRATCHES: RefCell<Vec<Kept>> = const { RefCell::new(Vec::new()) };
+    #[expect(clippy::vec_box, reason = "an entry moves at each call, and is large")]
+    static SCRATCHES: RefCell<Vec<Box<Kept>>> = const { RefCell::new(Vec::new()) };
 }
 
 impl ByteLevelBpeEngine {
@@ -71,7 +72,7 @@ impl ByteLevelBpeEngine {
                 return all.remove(at);
             }
             all.truncate(MAX_SCRATCHES - 1);
-            Kept { serial: self.serial, scratch: Scratch::new(), encoded: Encoded::default() }
+            Box::new(Kept { serial: self.serial, scratch: Scratch::new(), encoded: Encoded::default() })
         });
         let result = work(&mut kept);
         SCRATCHES.with_borrow_mut(|all| all.insert(0, kept));

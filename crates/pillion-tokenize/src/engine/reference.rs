@@ -6,6 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use serde_json::Value;
 use tokenizers::{
     AddedToken, AddedVocabulary, DecoderWrapper, Model, ModelWrapper, OffsetReferential, OffsetType,
     PostProcessorWrapper, PreTokenizedString,
@@ -20,6 +21,8 @@ use crate::{
     vocabulary::TokenEntry,
 };
 
+/// Bytes that one text may have: the reference needs some fifty times as much memory to work.
+const MAX_TEXT: usize = 64 << 20;
 /// How many lists of parsed special tokens are kept ready.
 const MAX_SELECTIONS: usize = 8;
 
@@ -40,11 +43,11 @@ pub struct ReferenceEngine {
 type Selection = (HashSet<u32>, Arc<AddedVocabulary>);
 
 impl ReferenceEngine {
-    /// Reads a `tokenizer.json`. `reason` says why none of our own engines took it. Padding and truncation of the file are dropped.
-    pub fn from_json(json: &[u8], reason: Option<String>) -> Result<Self, TokenizeError> {
+    /// Takes a parsed `tokenizer.json`. `reason` says why none of our own engines took it. Padding and truncation of the file are dropped.
+    pub fn from_json(file: Value, reason: Option<String>) -> Result<Self, TokenizeError> {
         let broken = |reason: String| TokenizeError::InvalidFile { what: "tokenizer.json".into(), reason };
         let mut tokenizer = guard(broken, || {
-            tokenizers::Tokenizer::from_bytes(json).map_err(|e| TokenizeError::file("tokenizer.json", e))
+            serde_json::from_value::<tokenizers::Tokenizer>(file).map_err(|e| TokenizeError::file("tokenizer.json", e))
         })?;
         tokenizer.with_padding(None);
         guard(broken, || {
@@ -79,6 +82,9 @@ impl ReferenceEngine {
     }
 
     fn tokenize(&self, text: &str, special: &SpecialTokens) -> Result<PreTokenizedString, TokenizeError> {
+        if text.len() > MAX_TEXT {
+            return Err(TokenizeError::TooLarge { what: "bytes of one text on this engine", limit: MAX_TEXT as u64 });
+        }
         let added = self.added_vocabulary(special)?;
         let normalizer = Recording::new(&self.normalizers);
         let mut pre_tokenized = added.extract_and_normalize(Some(&normalizer), text);

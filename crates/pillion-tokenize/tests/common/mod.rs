@@ -214,9 +214,10 @@ pub fn case(name: &'static str, file: &Value) -> Case {
     Case { name, reference, ours: pillion_tokenize::Tokenizer::from_json(&json).unwrap() }
 }
 
-/// Random tests that write no files.
+/// Random tests that write no files; `PILLION_TEST_FACTOR` makes them that many times longer.
 pub fn config(cases: u32) -> ProptestConfig {
-    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases) }
+    let factor = std::env::var("PILLION_TEST_FACTOR").ok().and_then(|f| f.parse().ok()).unwrap_or(1);
+    ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(cases * factor) }
 }
 
 /// Texts with everything that has gone wrong in some tokenizer.

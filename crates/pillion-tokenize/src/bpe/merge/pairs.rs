@@ -1,6 +1,7 @@
 //! The rank of each pair of tokens that merges, one number a slot.
 
 use crate::bpe::hash::{HashKey, slot_of};
+use crate::bpe::prefetch::prefetch;
 
 const RANK_BITS: u32 = 22;
 const ID_BITS: u32 = 21;
@@ -43,6 +44,12 @@ impl PairTable {
     pub(super) fn rank(&self, left: u32, right: u32) -> u32 {
         // An empty slot has all bits of a rank set.
         (self.slots[self.find(Self::pair(left, right))] & u64::from(NO_RANK)) as u32
+    }
+
+    /// Begins to bring the pair's slot near, without waiting for it.
+    #[inline(always)]
+    pub(super) fn touch(&self, left: u32, right: u32) {
+        prefetch(&self.slots, slot_of(self.key.one(Self::pair(left, right)), self.slots.len()));
     }
 
     pub(super) fn insert(&mut self, left: u32, right: u32, rank: u32) {

@@ -1,0 +1,146 @@
+//! Words that no cache holds. They wait until there are some, are looked up and merged together, and only then take
+//! their place among the ids: alone each would wait for memory many times over.
+
+use super::ByteLevelBpe;
+use super::cache::{LongCache, MAX_LONG, ShortCache};
+use super::encode::Sink;
+use super::merge::MergeRoom;
+use super::word::{MAX_SHORT, ShortKey};
+
+/// Words that wait at most.
+const MAX_PENDING: usize = 32;
+
+/// A word of a piece, and the place among the ids that one id holds for it.
+#[derive(Clone, Copy)]
+struct Word {
+    start: usize,
+    end: usize,
+    place: usize,
+    hash: u64,
+    /// Meaningless for a long word.
+    key: ShortKey,
+}
+
+/// Where the tokens of a word are.
+#[derive(Clone, Copy)]
+enum Tokens {
+    One(u32),
+    Many { start: usize, end: usize },
+}
+
+/// The words that wait, all of one piece.
+#[derive(Default)]
+pub(super) struct Pending {
+    words: Vec<Word>,
+    tokens: Vec<Tokens>,
+    many: Vec<u32>,
+    room: MergeRoom,
+}
+
+impl Pending {
+    /// Adds a short word; its place among the ids is taken by the next push to the sink.
+    #[inline]
+    pub(super) fn push_short(&mut self, start: usize, end: usize, place: usize, key: ShortKey, hash: u64) {
+        self.words.push(Word { start, end, place, hash, key });
+    }
+
+    /// Adds a long word.
+    #[inline]
+    pub(super) fn push_long(&mut self, start: usize, end: usize, place: usize, hash: u64) {
+        self.words.push(Word { start, end, place, hash, key: ShortKey::NONE });
+    }
+
+    #[inline(always)]
+    pub(super) fn is_full(&self) -> bool {
+        self.words.len() >= MAX_PENDING
+    }
+
+    #[inline(always)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
+    /// Finds the tokens of all words, which are parts of `bytes`, puts them into the sink and into the caches.
+    #[inline(never)]
+    pub(super) fn settle(
+        &mut self,
+        tokenizer: &ByteLevelBpe,
+        bytes: &[u8],
+        short: &mut ShortCache,
+        long: &mut LongCache,
+        sink: &mut Sink<'_>,
+    ) {
+        self.find(tokenizer, bytes);
+        for (word, tokens) in self.words.iter().zip(&self.tokens) {
+            let one;
+            let tokens = match tokens {
+                Tokens::One(id) => {
+                    one = [*id];
+                    &one[..]
+                }
+                Tokens::Many { start, end } => &self.many[*start..*end],
+            };
+            match word.end - word.start {
+                ..=MAX_SHORT => short.insert(word.key, word.hash, tokens, tokenizer.key),
+                ..=MAX_LONG => long.insert(&bytes[word.start..word.end], word.hash, tokens),
+                _ => {}
+            }
+        }
+        self.write(sink);
+        self.words.clear();
+    }
+
+    fn find(&mut self, tokenizer: &ByteLevelBpe, bytes: &[u8]) {
+        const MAX_KEPT: usize = 1 << 14;
+        self.tokens.clear();
+        self.many.clear();
+        self.many.shrink_to(MAX_KEPT);
+        for word in self.words.iter().filter(|word| word.end - word.start <= MAX_SHORT) {
+            tokenizer.vocab.touch_short(word.hash);
+        }
+        for word in &self.words {
+            let whole = match word.end - word.start {
+                ..=MAX_SHORT => tokenizer.vocab.whole_short(word.key),
+                _ => tokenizer.vocab.whole(&bytes[word.start..word.end]),
+            };
+            self.tokens.push(whole.map_or(Tokens::Many { start: 0, end: 0 }, Tokens::One));
+        }
+        let unknown = |tokens: &Tokens| matches!(tokens, Tokens::Many { .. });
+        let words = self.words.iter().zip(self.tokens.clone()).filter(|(_, tokens)| unknown(tokens));
+        let words = words.map(|(word, _)| &bytes[word.start..word.end]);
+        let mut open = self.tokens.iter_mut().filter(|tokens| unknown(tokens));
+        let many = &mut self.many;
+        self.room.encode(&tokenizer.merges, words, |ids| {
+            let start = many.len();
+            many.extend_from_slice(ids);
+            if let Some(tokens) = open.next() {
+                *tokens = Tokens::Many { start, end: many.len() };
+            }
+        });
+    }
+
+    /// Puts the tokens into their places, from the last to the first, and moves what stands between them.
+    fn write(&self, sink: &mut Sink<'_>) {
+        let len = |tokens: &Tokens| match tokens {
+            Tokens::One(_) => 1,
+            Tokens::Many { start, end } => end - start,
+        };
+        let total: usize = self.tokens.iter().map(len).sum();
+        let old = sink.len();
+        let ids = sink.resize(old + total - self.words.len());
+        let (mut from, mut to) = (old, ids.len());
+        for (word, tokens) in self.words.iter().zip(&self.tokens).rev() {
+            let after = word.place + 1;
+            to -= from - after;
+            if to != after {
+                ids.copy_within(after..from, to);
+            }
+            to -= len(tokens);
+            match tokens {
+                Tokens::One(id) => ids[to] = *id,
+                Tokens::Many { start, end } => ids[to..to + end - start].copy_from_slice(&self.many[*start..*end]),
+            }
+            from = word.place;
+        }
+    }
+}
