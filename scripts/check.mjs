@@ -6,7 +6,7 @@ const total = (output) => {
   return { passed: Number(passed), failed: Number(failed) }
 }
 
-await step('tests', 'npm', ['test', '--silent'], { count: total, keepGoing: true })
+await step('tests', 'npm', ['test'], { count: total, keepGoing: true })
 await step('linters', process.execPath, ['scripts/lint.mjs'], { count: total, keepGoing: true })
 await step('the packed package', process.execPath, ['scripts/pack-test.mjs'], { count: counters.one, keepGoing: true })
 finish()

@@ -243,7 +243,7 @@ class Found {
 
 /** Takes away pieces, halves first and single characters last, as long as it still differs. */
 async function minimise(text: string, differs: (part: string) => Promise<boolean>): Promise<string> {
-  let chars = [...text]
+  let chars = Array.from(text)
   for (let size = Math.ceil(chars.length / 2); size >= 1; size = size === 1 ? 0 : Math.ceil(size / 2)) {
     for (let again = true; again; ) {
       again = false

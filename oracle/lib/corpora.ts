@@ -129,7 +129,7 @@ function readText(file: string): string {
   if (file.endsWith('.mo')) return catalogueStrings(bytes)
   const text = bytes.toString('utf8').replaceAll('\ufffd', '')
   if (file.endsWith('.html')) return stripHtml(text)
-  if (/\/man\//.test(file)) return text.replaceAll(/^[.'].*$/gm, '').replaceAll(/\\f.|\\[-&]/g, '')
+  if (file.includes('/man/')) return text.replaceAll(/^[.'].*$/gm, '').replaceAll(/\\f.|\\[-&]/g, '')
   return text
 }
 

@@ -69,7 +69,7 @@ export class Reference {
     const id = this.#next
     this.#next += 1
     return new Promise((resolve, reject) => {
-      this.#pending.set(id, { resolve: resolve as (answer: unknown) => void, reject })
+      this.#pending.set(id, { resolve: resolve, reject })
       child.send({ id, question })
     })
   }

@@ -142,7 +142,7 @@ function addedTokens({ file, quick }: SetInput): string[] {
   const out: string[] = []
   for (const token of chosen) {
     for (const before of around) for (const after of around) out.push(before + token + after)
-    out.push(token.toUpperCase(), token.toLowerCase(), token.slice(1), token.slice(0, -1), token.repeat(3), [...token].join(' '))
+    out.push(token.toUpperCase(), token.toLowerCase(), token.slice(1), token.slice(0, -1), token.repeat(3), Array.from(token).join(' '))
     for (let k = 0; k < 6; k += 1) {
       out.push(token + random.pick(contents) + token.slice(0, 1 + random.below(token.length)) + random.pick(contents) + token.slice(random.below(token.length)))
     }

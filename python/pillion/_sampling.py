@@ -72,7 +72,7 @@ class Sampled(NamedTuple):
 
 def sample(logits: torch.Tensor, rows: SamplingRows) -> Sampled:
     """Chooses one token per row of `logits`, which are float32, [rows, vocabulary]."""
-    best, tokens = torch.max(logits, dim=-1)
+    best = logits.amax(dim=-1)
     ok = torch.isfinite(best)
     work = logits
     if rows.penalties is not None:
@@ -80,12 +80,14 @@ def sample(logits: torch.Tensor, rows: SamplingRows) -> Sampled:
     if rows.masked is not None and rows.bitmask is not None:
         work = _mask(work, rows.masked, rows.bitmask)
     if work is not logits:
-        best, tokens = torch.max(work, dim=-1)
+        best = work.amax(dim=-1)
         ok &= torch.isfinite(best)
     drawn = np.flatnonzero(rows.temperature > 0)
-    if drawn.size == len(tokens):
+    if drawn.size == len(logits):
         tokens = _draw(work, best, rows, drawn)
-    elif drawn.size:
+    else:
+        tokens = _first_best(work)
+    if 0 < drawn.size < len(logits):
         index = torch.from_numpy(drawn).to(logits.device)
         tokens[index] = _draw(work[index], best[index], rows, drawn)
     tokens = torch.where(ok, tokens, 0)
@@ -108,6 +110,14 @@ def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     x = (x ^ (x >> np.uint64(27))) * _MIX_2
     mixed: NDArray[np.uint64] = x ^ (x >> np.uint64(31))
     return mixed
+
+
+def _first_best(logits: torch.Tensor) -> torch.Tensor:
+    """The lowest of the ids with the highest logit."""
+    if logits.device.type == "cpu":
+        # torch looks at one value at a time here, numpy at a vector of them: a tenth of the time.
+        return torch.from_numpy(logits.numpy().argmax(axis=-1))
+    return logits.argmax(dim=-1)
 
 
 def _penalize(logits: torch.Tensor, rows: SamplingRows, penalties: Penalties) -> torch.Tensor:

@@ -26,7 +26,7 @@ from types import FrameType
 from typing import Any, Final, Protocol
 
 import pillion
-from pillion import _step
+from pillion import _life, _step
 from pillion._config import LoadConfig, Progress
 from pillion.errors import PillionError, StepRecordError, error_json
 from pillion.transports import Transport
@@ -65,15 +65,16 @@ def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHan
             "pid": os.getpid(),
         }
     )
-    load, fds = control.receive_load()
+    load, (*fds, life) = control.receive_load()
     transport = ShmTransport(fds, RingShape.from_json(load["steps"]), RingShape.from_json(load["answers"]))
     logging.getLogger().addHandler(_LogHandler(control))
     if logging.getLogger().level == logging.WARNING:
         # The level that nobody has set; the other side filters by itself.
         logging.getLogger().setLevel(logging.INFO)
     logging.captureWarnings(True)
-    listener = _Listener(control, load["heartbeatMs"] / 1000)
+    listener = _Listener(control, load["heartbeatMs"] / 1000, life)
     listener.start()
+    listener.is_ready.wait()
     try:
         handler = _load(load["config"], control, open_handler)
     except BaseException as error:
@@ -163,15 +164,24 @@ class Control:
 
 
 class _Listener(threading.Thread):
-    """Sends heartbeats and hears what the parent says; ends the process when the parent is gone."""
+    """Sends heartbeats and hears what the parent says. Ends the process when the parent is gone, and lets the parent
+    see at once when the process ends."""
 
-    def __init__(self, control: Control, interval: float) -> None:
+    def __init__(self, control: Control, interval: float, life: int | None = None) -> None:
         super().__init__(name="pillion-control", daemon=True)
         self.on_abort: Callable[[], None] | None = None
+        self.is_ready = threading.Event()
+        self._life = life
         self._control = control
         self._interval = interval
 
     def run(self) -> None:
+        try:
+            # This thread, since it lives as long as the process.
+            if self._life is not None:
+                _life.hold(self._life)
+        finally:
+            self.is_ready.set()
         poll = select.poll()
         poll.register(self._control.socket, select.POLLIN)
         due = time.monotonic() + self._interval

@@ -12,13 +12,14 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import pillion
-from pillion import _serve, _step
+from pillion import _life, _serve, _step
 from pillion._config import LoadConfig, Progress
 from pillion.errors import PackageMissingError, PillionError, StepRecordError
 from pillion.transports import Transport
@@ -34,6 +35,9 @@ CONFIG = {
     "limits": {"maxContext": None, "maxBatchTokens": 8, "maxRunning": 2, "kvCacheBytes": None},
 }
 Frame = dict[str, Any]
+# The kernel's bits in the word of a lock: somebody waits, and the holder has died.
+WAITERS = 0x8000_0000
+ORPHANED = WAITERS | 0x4000_0000
 
 
 class Parent:
@@ -202,14 +206,15 @@ def test_sigterm_ends_the_loop_though_a_handler_swallows_it(process: threading.E
 
 
 def start_messages(parent: Parent, shape: dict[str, int]) -> tuple[list[int], list[int], mmap.mmap]:
-    """Plays the parent's part up to `load`; gives the descriptors of rings and bells, and the ring of steps."""
+    """Plays the parent's part up to `load`. Gives the descriptors of rings (the page of life is the third) and bells,
+    and the ring of steps."""
     size = 4096 + shape["slots"] * shape["slotBytes"]
-    rings = [os.memfd_create("steps"), os.memfd_create("answers")]
+    rings = [os.memfd_create("steps"), os.memfd_create("answers"), os.memfd_create("life")]
     for fd in rings:
         os.ftruncate(fd, size)
     bells = [os.eventfd(0), os.eventfd(0)]
     load = {"type": "load", "config": CONFIG, "heartbeatMs": 1, "steps": shape, "answers": shape}
-    parent.write(load, [*rings, *bells])
+    parent.write(load, [*rings[:2], *bells, rings[2]])
     return rings, bells, mmap.mmap(rings[0], size)
 
 
@@ -276,6 +281,8 @@ def test_a_whole_life(parent: Parent, process: threading.Event, exits: list[int]
     assert progress == [{"type": "progress", "stage": "weights", "done": 1.0}]
     parent.socket.close()
     assert process.wait(60), "the worker dies with its parent"
+    with mmap.mmap(rings[2], mmap.PAGESIZE) as life:
+        wait_until(lambda: struct.unpack_from("<I", life, _life.WORD)[0] == ORPHANED)
     steps.close()
     for fd in [*rings, *bells]:
         os.close(fd)
@@ -370,6 +377,42 @@ def test_frames_of_many_threads_do_not_mix(parent: Parent) -> None:
         assert parent.read()["text"] == "y" * 999
     for thread in threads:
         thread.join()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < until
+        os.sched_yield()
+
+
+def test_the_end_of_the_thread_that_holds_the_lock_is_seen() -> None:
+    fd = os.memfd_create("life")
+    os.ftruncate(fd, mmap.PAGESIZE)
+    with mmap.mmap(fd, mmap.PAGESIZE) as page:
+
+        def word() -> int:
+            return int(struct.unpack_from("<I", page, _life.WORD)[0])
+
+        held: list[object] = []
+        thread = threading.Thread(
+            target=lambda: held.extend([_life.hold(fd), threading.get_native_id() == word() & ~WAITERS])
+        )
+        thread.start()
+        thread.join()
+        assert held == [True, True]
+        wait_until(lambda: word() == ORPHANED)
+
+
+def test_a_machine_where_the_end_cannot_be_seen_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "pdp11")
+    fd = os.memfd_create("life")
+    os.ftruncate(fd, mmap.PAGESIZE)
+    with mmap.mmap(fd, mmap.PAGESIZE) as page:
+        assert not _life.hold(fd)
+        assert page[:4] == bytes(4)
+    with pytest.raises(OSError):
+        os.fstat(fd)
 
 
 def test_abort_reaches_a_handler_that_can(parent: Parent, process: threading.Event) -> None:

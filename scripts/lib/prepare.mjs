@@ -48,8 +48,9 @@ async function findPython() {
 }
 
 export async function npmPackages() {
+  // Not `npm ci`: it refuses a lock file that was written where some platforms' optional packages cannot be had.
   await once('npm packages', path.join(root, 'node_modules', '.pillion-lock'), ['package-lock.json'], () =>
-    step('install npm packages', 'npm', ['ci', '--no-audit', '--no-fund']),
+    step('install npm packages', 'npm', ['install', '--ignore-scripts', '--no-audit', '--no-fund']),
   )
 }
 

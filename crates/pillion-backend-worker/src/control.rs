@@ -24,13 +24,14 @@ pub(crate) const TRANSPORT_VERSION: u32 = 1;
 /// Longer frames are refused unread.
 const MAX_FRAME: usize = 4 << 20;
 /// Descriptors that one message may carry.
-const MAX_FDS: usize = 4;
+const MAX_FDS: usize = 5;
 
 /// What Rust says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(crate) enum ToWorker {
-    /// Map the rings and load. Carries four descriptors: ring of steps, ring of answers, doorbell of steps, doorbell of answers.
+    /// Map the rings and load. Carries five descriptors: ring of steps, ring of answers, doorbell of steps, doorbell of answers, page of
+    /// life.
     Load {
         /// What to load.
         config: Box<LoadConfig>,

@@ -30,6 +30,8 @@ mod session;
 mod shm;
 #[cfg(target_os = "linux")]
 mod supervisor;
+#[cfg(target_os = "linux")]
+mod verdict;
 
 pub use backend::WorkerBackend;
 pub use options::{RestartOptions, SuperviseOptions, Transport, WorkerOptions};

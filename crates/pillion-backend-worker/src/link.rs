@@ -17,7 +17,7 @@ use pillion_core::{
 use crate::{
     flight::{Flight, MAX_IN_FLIGHT},
     mailbox::Mailbox,
-    shm::{self, Doorbell, RingReader, RingShape, RingWriter},
+    shm::{self, Doorbell, Life, RingReader, RingShape, RingWriter, Watch},
 };
 
 /// Hands steps over. It lives as long as one process.
@@ -37,14 +37,16 @@ pub(crate) struct Channel {
     pub(crate) answers: RingReader,
     pub(crate) step_bell: Doorbell,
     pub(crate) answer_bell: Doorbell,
+    pub(crate) life: Life,
 }
 
-/// Takes answers as they come. It lives as long as one process.
+/// Takes answers as they come, and notices the process's end. It lives as long as one process.
 #[derive(Debug)]
 pub(crate) struct Answers {
     bell: Doorbell,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<()>,
+    watch: Option<Watch>,
 }
 
 impl Channel {
@@ -56,10 +58,11 @@ impl Channel {
             answers: RingReader::new(shm::create("pillion-answers", shape)?, shape),
             step_bell: Doorbell::new()?,
             answer_bell: Doorbell::new()?,
+            life: Life::new()?,
         })
     }
 
-    /// Starts the thread that takes answers, and gives both halves.
+    /// Starts the threads, and gives both halves.
     pub(crate) fn open(
         self,
         flight: &Arc<Mutex<Flight>>,
@@ -76,6 +79,8 @@ impl Channel {
             stop: Arc::clone(&stop),
             record: Vec::new(),
         };
+        let to_mailbox = Arc::clone(mailbox);
+        let watch = self.life.watch(move || to_mailbox.ending())?;
         let mailbox = Arc::clone(mailbox);
         let thread = thread::Builder::new()
             .name("pillion-answers".to_owned())
@@ -88,7 +93,7 @@ impl Channel {
                 Error::new(ErrorCode::OutOfMemory, "the answers' thread could not be started").with_cause(e)
             })?;
         let link = Link { steps: self.steps, bell: self.step_bell, flight: Arc::clone(flight), record: Vec::new() };
-        Ok((link, Answers { bell, stop, thread }))
+        Ok((link, Answers { bell, stop, thread, watch }))
     }
 }
 
@@ -115,12 +120,15 @@ impl Link {
 }
 
 impl Answers {
-    /// After this no answer comes any more.
+    /// After this no answer comes any more. The process has been killed.
     pub(crate) fn stop(self) {
         self.stop.store(true, Ordering::Release);
         self.bell.ring_if_room();
         // A panic there was a bug of ours, and the worker is given up anyway.
         let _ = self.thread.join();
+        if let Some(watch) = self.watch {
+            watch.stop();
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Mail {
     pub(crate) close: Option<Duration>,
     /// Cut the running step short.
     pub(crate) abort: bool,
+    /// The process has begun to end.
+    pub(crate) ending: bool,
     /// The process has ended.
     pub(crate) exited: bool,
     /// The worker gave an answer that cannot be.
@@ -44,6 +46,10 @@ impl Mailbox {
         self.put(|mail| mail.abort = true);
     }
 
+    pub(crate) fn ending(&self) {
+        self.put(|mail| mail.ending = true);
+    }
+
     pub(crate) fn exited(&self) {
         self.put(|mail| mail.exited = true);
     }
@@ -58,6 +64,7 @@ impl Mailbox {
     /// A new process begins: what was told of the one before means nothing any more.
     pub(crate) fn forget_process(&self) {
         let mut mail = self.lock();
+        mail.ending = false;
         mail.exited = false;
         mail.broken = None;
         mail.abort = false;

@@ -68,6 +68,9 @@ pub struct SuperviseOptions {
     pub hang_min: Duration,
     /// No step may take longer, nor one whose time cannot be predicted yet.
     pub hang_max: Duration,
+    /// A lost worker's exit status is waited for so long before the loss is told without it. A worker that was killed is lost in a
+    /// fraction of a millisecond, but tears down its memory for tenths of a second before the system tells how it ended.
+    pub exit_wait: Duration,
     /// Whether and when a lost worker is started anew.
     pub restart: RestartOptions,
 }
@@ -81,6 +84,7 @@ impl Default for SuperviseOptions {
             hang_factor: 20.0,
             hang_min: Duration::from_secs(60),
             hang_max: Duration::from_secs(600),
+            exit_wait: Duration::from_millis(5),
             restart: RestartOptions::default(),
         }
     }

@@ -95,6 +95,11 @@ impl WorkerProcess {
         })
     }
 
+    /// The last lines of its standard error.
+    pub(crate) fn stderr_tail(&self) -> String {
+        self.tail.text()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -25,6 +25,7 @@ use crate::{
     options::WorkerOptions,
     process::WorkerProcess,
     shm::Doorbell,
+    verdict::{check_version, lost, no_socket, not_ready},
 };
 
 /// A process that was killed is waited for so long; one that the kernel does not let go cannot be helped.
@@ -48,10 +49,10 @@ pub(crate) enum SessionEnd {
     Closed,
     /// It never became ready.
     NotReady(Error),
-    /// It was ready, and is lost.
-    Lost(Error),
+    /// It was ready, and is lost. Whether that was told already, with less than is known now.
+    Lost { error: Error, is_told: bool },
     /// It was killed and is still there.
-    Stuck(Error),
+    Stuck { error: Error, is_told: bool },
 }
 
 /// A process and everything that belongs to it.
@@ -67,8 +68,18 @@ pub(crate) struct Session<'a> {
     phase: Phase,
     was_ready: bool,
     closing: bool,
+    loss: Loss,
     failure: Option<Error>,
     budget: LineBudget,
+}
+
+/// Whether somebody must hear of the loss of a worker that was ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    None,
+    /// From then on even if the exit status is not known.
+    ToldAt(Instant),
+    Told,
 }
 
 #[derive(Debug)]
@@ -119,6 +130,7 @@ impl<'a> Session<'a> {
             phase: Phase::Hello { until: after(now, context.options.supervise.start_timeout) },
             was_ready: false,
             closing: false,
+            loss: Loss::None,
             failure: None,
             budget: LineBudget::new(now),
         })
@@ -149,6 +161,10 @@ impl<'a> Session<'a> {
             }
             if mail.exited {
                 return true;
+            }
+            if mail.ending && !self.closing {
+                // Whatever is left of it.
+                self.kill(now);
             }
         }
         self.check(now);
@@ -230,6 +246,7 @@ impl<'a> Session<'a> {
                 }
             }
             Phase::Closing { terminate: None, kill } if now >= *kill => self.kill(now),
+            Phase::Killed { .. } if matches!(self.loss, Loss::ToldAt(at) if now >= at) => self.tell(),
             _ => {}
         }
     }
@@ -270,8 +287,26 @@ impl<'a> Session<'a> {
         self.process.kill();
         if !matches!(self.phase, Phase::Killed { .. }) {
             self.phase = Phase::Killed { until: after(now, KILL_WAIT) };
+            if self.was_ready && !self.closing {
+                self.loss = Loss::ToldAt(after(now, self.context.options.supervise.exit_wait));
+            }
         }
         self.unlink();
+    }
+
+    /// That it is lost, before it is known how it ended.
+    fn tell(&mut self) {
+        self.loss = Loss::Told;
+        self.stop_answers();
+        lock(&self.context.shared.status).state = WorkerState::Lost;
+        let exit = WorkerExit { stderr_tail: self.process.stderr_tail(), ..WorkerExit::default() };
+        self.context.events.send(BackendEvent::WorkerLost(lost(self.failure.clone(), exit)));
+    }
+
+    fn stop_answers(&mut self) {
+        if let Some(answers) = self.answers.take() {
+            answers.stop();
+        }
     }
 
     /// No step comes any more.
@@ -373,7 +408,13 @@ impl<'a> Session<'a> {
             steps: channel.shape,
             answers: channel.shape,
         };
-        let fds = [channel.steps.file(), channel.answers.file(), channel.step_bell.fd(), channel.answer_bell.fd()];
+        let fds = [
+            channel.steps.file(),
+            channel.answers.file(),
+            channel.step_bell.fd(),
+            channel.answer_bell.fd(),
+            channel.life.file(),
+        ];
         self.control.send(&message, &fds)?;
         self.step_bell = Some(channel.step_bell.try_clone()?);
         self.channel = Some(channel);
@@ -408,9 +449,7 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         let (events, budget) = (self.context.events, &mut self.budget);
         self.process.finish_output(|is_error, text| log_line(events, budget, now, is_error, text));
-        if let Some(answers) = self.answers.take() {
-            answers.stop();
-        }
+        self.stop_answers();
         let exit = if has_ended { self.process.reap() } else { WorkerExit::default() };
         *lock(&self.context.shared.flight) = Flight::default();
         let state = if self.closing { WorkerState::Closed } else { WorkerState::Lost };
@@ -418,12 +457,13 @@ impl<'a> Session<'a> {
         let failure = self.failure.take();
         if !has_ended {
             let message = format!("process {} was killed and has not ended", self.process.pid());
-            return SessionEnd::Stuck(Error::new(ErrorCode::WorkerLost, message).with_worker(exit));
+            let error = Error::new(ErrorCode::WorkerLost, message).with_worker(exit);
+            return SessionEnd::Stuck { error, is_told: self.loss == Loss::Told };
         }
         if self.closing {
             SessionEnd::Closed
         } else if mem::take(&mut self.was_ready) {
-            SessionEnd::Lost(lost(failure, exit))
+            SessionEnd::Lost { error: lost(failure, exit), is_told: self.loss == Loss::Told }
         } else {
             SessionEnd::NotReady(not_ready(failure, exit))
         }
@@ -439,57 +479,6 @@ fn log_line(events: &BackendEvents, budget: &mut LineBudget, now: Instant, is_er
 
 fn record(level: LogLevel, source: LogSource, message: String) -> LogRecord {
     LogRecord { level, source, message, request_id: None }
-}
-
-/// What the requests in flight are told.
-fn lost(failure: Option<Error>, exit: WorkerExit) -> Error {
-    match failure {
-        Some(cause) => Error::new(ErrorCode::WorkerLost, format!("the worker was stopped: {}", cause.message()))
-            .with_cause(format_args!("{}: {}", cause.code(), cause.message())),
-        None => Error::new(ErrorCode::WorkerLost, format!("the worker ended: {}", describe(&exit))),
-    }
-    .with_worker(exit)
-}
-
-/// What the caller of load is told: the worker's own words, or our reason for ending it, or how it ended.
-fn not_ready(failure: Option<Error>, exit: WorkerExit) -> Error {
-    failure
-        .unwrap_or_else(|| {
-            let message = format!("the worker ended before it was ready: {}", describe(&exit));
-            let error = Error::new(ErrorCode::WorkerLost, message);
-            match exit.stderr_tail.lines().last() {
-                Some(last) => error.with_cause(last),
-                None => error,
-            }
-        })
-        .with_worker(exit)
-}
-
-fn describe(exit: &WorkerExit) -> String {
-    match (&exit.exit_signal, exit.exit_code) {
-        (Some(signal), _) if signal == "SIGKILL" => {
-            "SIGKILL, which the system also sends when memory has run out".to_owned()
-        }
-        (Some(signal), _) => signal.clone(),
-        (None, Some(code)) => format!("exit code {code}"),
-        (None, None) => "in a way that the system does not tell".to_owned(),
-    }
-}
-
-fn check_version<T: PartialEq + std::fmt::Display + ?Sized>(what: &str, ours: &T, theirs: &T) -> Result<()> {
-    if ours == theirs {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorCode::VersionMismatch,
-        format!("the worker's {what} version is {theirs}, this side has {ours}"),
-    )
-    .with_remedy("reinstall the npm package, so that its native and its Python files are of one version"))
-}
-
-fn no_socket(error: &std::io::Error) -> Error {
-    Error::new(ErrorCode::BridgeUnavailable, format!("a socket to the worker cannot be made: {error}"))
-        .with_remedy("raise the limit on open files")
 }
 
 /// A time-out that is beyond what a clock can say never comes.

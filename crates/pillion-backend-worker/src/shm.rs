@@ -5,8 +5,10 @@
 //! before it is looked at, so it cannot change under our eyes.
 
 mod doorbell;
+mod life;
 mod region;
 mod ring;
 
 pub(crate) use doorbell::Doorbell;
+pub(crate) use life::{Life, Watch};
 pub(crate) use ring::{RingReader, RingShape, RingWriter, create};

@@ -64,19 +64,25 @@ impl Supervisor {
         loop {
             let error = match Session::run(context) {
                 SessionEnd::Closed => return Ok(()),
-                SessionEnd::NotReady(error) | SessionEnd::Stuck(error) if !was_ready => return Err(error),
-                SessionEnd::Stuck(error) => {
+                SessionEnd::NotReady(error) if !was_ready => return Err(error),
+                SessionEnd::Stuck { error, is_told } => {
+                    if was_ready && !is_told {
+                        self.events.send(BackendEvent::WorkerLost(error.clone()));
+                    }
                     // Not to start another while its memory may still be taken.
-                    self.events.send(BackendEvent::WorkerLost(error.clone()));
                     return Err(error);
                 }
                 SessionEnd::NotReady(error) => {
                     self.warn(format!("the worker could not be started anew: {error}"));
                     error
                 }
-                SessionEnd::Lost(error) => {
+                SessionEnd::Lost { error, is_told } => {
                     was_ready = true;
-                    self.events.send(BackendEvent::WorkerLost(error.clone()));
+                    if is_told {
+                        self.warn(error.message().to_owned());
+                    } else {
+                        self.events.send(BackendEvent::WorkerLost(error.clone()));
+                    }
                     error
                 }
             };

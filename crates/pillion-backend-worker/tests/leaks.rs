@@ -53,12 +53,8 @@ impl Holdings {
 fn check(name: &str, before: &Holdings, case: impl FnOnce()) {
     case();
     // The supervisor's thread ends a moment after its last event.
-    let mut now = Holdings::now();
-    wait_until(&format!("{name}: the state before"), || {
-        now = Holdings::now();
-        now.threads <= before.threads
-    });
-    assert_eq!(&now, before, "{name}");
+    wait_until(&format!("{name}: the end of its threads"), || Holdings::now().threads <= before.threads);
+    assert_eq!(&Holdings::now(), before, "{name}");
 }
 
 fn hostile(when: &str, way: &str) -> WorkerOptions {

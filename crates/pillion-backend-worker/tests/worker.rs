@@ -116,6 +116,27 @@ fn an_idle_worker_that_is_killed_is_noticed_and_replaced() {
 }
 
 #[test]
+fn a_large_worker_is_lost_before_its_end_is_complete() {
+    let mut o = fake();
+    o.supervise.exit_wait = Duration::ZERO;
+    let mut h = Harness::ready(o);
+    h.backend.submit(&step(1, &[16])).unwrap();
+    assert_eq!(h.expect_step().error, None);
+    h.backend.submit(&step(2, &[3])).unwrap();
+    let pid = h.pid();
+    signal(pid, Signal::KILL);
+    let error = h.expect_lost();
+    let exit = error.worker().unwrap();
+    assert_eq!((exit.exit_signal.as_deref(), exit.exit_code), (None, None), "{error}");
+    assert_eq!(h.backend.submit(&step(3, &[])).unwrap_err().code(), ErrorCode::WorkerLost);
+    h.expect_ready();
+    assert!(!is_alive(pid), "the next one is not started before");
+    assert_eq!(h.expect_log("the worker ended: SIGKILL").level, LogLevel::Warn);
+    h.round_trip(4);
+    h.close(LONG);
+}
+
+#[test]
 fn a_busy_worker_that_dies_leaves_its_last_words() {
     let mut h = Harness::ready(fake());
     h.backend.submit(&step(1, &[2])).unwrap();

@@ -92,7 +92,7 @@ fn post_processor() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(common::config(1500))]
+    #![proptest_config(common::config(700))]
 
     #[test]
     fn decoders_equal_the_reference(

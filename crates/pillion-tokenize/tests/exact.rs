@@ -89,7 +89,7 @@ fn long_runs_equal_the_reference() {
 }
 
 proptest! {
-    #![proptest_config(common::config(400))]
+    #![proptest_config(common::config(150))]
 
     #[test]
     fn every_column_equals_the_reference(text in texts(), pair in prop::option::of(texts()), add: bool) {

@@ -318,16 +318,24 @@ def _attend(
         )
         parts.append(part.reshape(run.rows, -1, value_dim))
     for index, chunk in enumerate(plan.chunks, len(plan.runs)):
-        end = chunk.start + chunk.tokens
         mask = _chunk_mask(plan, index, chunk, sliding_window, query)
+        chunk_query = query[:, :, chunk.first : chunk.first + chunk.tokens]
+        chunk_keys = _view(keys, 1, chunk.offset, 0, chunk.start + chunk.tokens)
+        chunk_values = _view(values, 1, chunk.offset, 0, chunk.start + chunk.tokens)
+        grouped = query.shape[1] != heads
+        if grouped and mask is not None and query.device.type != "cpu":
+            # Only the slowest kernel of a GPU takes both a mask and shared heads.
+            chunk_keys = chunk_keys.repeat_interleave(query.shape[1] // heads, dim=1)
+            chunk_values = chunk_values.repeat_interleave(query.shape[1] // heads, dim=1)
+            grouped = False
         part = scaled_dot_product_attention(
-            query[:, :, chunk.first : chunk.first + chunk.tokens],
-            _view(keys, 1, chunk.offset, 0, end),
-            _view(values, 1, chunk.offset, 0, end),
+            chunk_query,
+            chunk_keys,
+            chunk_values,
             attn_mask=mask,
             is_causal=mask is None,
             scale=scaling,
-            enable_gqa=query.shape[1] != heads,
+            enable_gqa=grouped,
         )
         parts.append(part[0].transpose(0, 1))
     result = parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -5,6 +5,7 @@
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::{self, NonNull},
+    sync::atomic::AtomicU32,
 };
 
 use pillion_core::{Error, ErrorCode, Result};
@@ -23,6 +24,8 @@ pub(crate) struct Region {
 
 // SAFETY: the mapping is not tied to a thread, and `Region` is its only owner in this process.
 unsafe impl Send for Region {}
+// SAFETY: through a shared reference memory is only copied out or reached as an atomic.
+unsafe impl Sync for Region {}
 
 impl Region {
     /// A region of zeros. It is sealed against growing and shrinking, so neither side can make the other touch what is not there.
@@ -87,6 +90,15 @@ impl Region {
         true
     }
 
+    /// A word that both sides may change at any time. `None` if it lies outside or is not aligned.
+    #[expect(clippy::cast_ptr_alignment, reason = "it is looked at before it is used")]
+    pub(crate) fn word(&self, offset: usize) -> Option<&AtomicU32> {
+        let word = self.range(offset, size_of::<AtomicU32>())?.cast::<AtomicU32>();
+        // SAFETY: it lies inside the mapping, which lives as long as `self`, and is aligned. `write` needs the region for itself, so
+        // this process makes no other kind of access at the same time; the other one cannot make an invalid value.
+        word.is_aligned().then(|| unsafe { &*word })
+    }
+
     /// Gives memory back to the system; it reads as zeros afterwards. The range is cut to whole pages.
     pub(crate) fn release(&self, offset: usize, len: usize) {
         let page = rustix::param::page_size();
@@ -131,6 +143,18 @@ mod tests {
         assert!(!region.write(4091, b"abcdef"));
         assert!(!region.write(usize::MAX, b"a"));
         assert!(region.read(4096, 0, &mut out));
+    }
+
+    #[test]
+    fn a_word_must_lie_inside_and_be_aligned() {
+        let region = Region::create("pillion-test", 4096).unwrap();
+        region.word(4092).unwrap().store(7, std::sync::atomic::Ordering::Relaxed);
+        let mut out = Vec::new();
+        assert!(region.read(4092, 4, &mut out));
+        assert_eq!(out, 7u32.to_ne_bytes());
+        for offset in [1, 4093, 4096, usize::MAX - 3] {
+            assert!(region.word(offset).is_none(), "{offset}");
+        }
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub(crate) fn options(entry: &str, model_options: Value) -> WorkerOptions {
     entry.clone_into(&mut options.entry);
     options.max_record_bytes = 1 << 20;
     options.env.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()));
+    // Most tests want to see how it ended.
+    options.supervise.exit_wait = LONG;
     options.supervise.restart = RestartOptions { backoff_min: Duration::ZERO, ..RestartOptions::default() };
     options
 }

@@ -3,6 +3,7 @@
 use super::ByteLevelBpe;
 use super::added::ParseSpecial;
 use super::cache::{LongCache, MAX_INLINE, MAX_LONG, ShortCache};
+use super::chunk::Chunk;
 use super::normalize;
 use super::pattern::with_scanner;
 use super::pending::Pending;
@@ -130,21 +131,29 @@ impl ByteLevelBpe {
         let Scratch { short, long, pending, .. } = scratch;
         let mut start = 0;
         while start < piece.bytes.len() {
-            let end = scanner.next(piece, start);
-            match end - start {
-                1 => sink.push(self.merges.byte_id(piece.bytes[start])),
-                2..=MAX_SHORT => {
-                    let key = ShortKey::new(piece.bytes, start, end);
-                    let hash = self.key.pair(key.low, key.high);
-                    match short.get(key, hash) {
-                        Some((ids, count)) => sink.push_inline(ids, count),
-                        None => {
-                            pending.push_short(start, end, sink.len, key, hash);
-                            sink.push(0);
+            let (end, key) = match Chunk::load(piece.bytes, start).map(|chunk| (chunk, scanner.fast(chunk))) {
+                Some((chunk, len @ 2..)) => (start + len, chunk.key(len)),
+                _ => {
+                    let end = scanner.next(piece, start);
+                    match end - start {
+                        1 => {
+                            sink.push(self.merges.byte_id(piece.bytes[start]));
+                            start = end;
+                            continue;
                         }
+                        2..=MAX_SHORT => (end, ShortKey::new(piece.bytes, start, end)),
+                        _ => (end, ShortKey::NONE),
                     }
                 }
-                _ => self.long_word(piece.bytes, start, end, long, pending, sink),
+            };
+            if key == ShortKey::NONE {
+                self.long_word(Word { start, end, key, hash: 0 }, piece.bytes, long, pending, sink);
+            } else {
+                let hash = self.key.pair(key.low, key.high);
+                match short.get(key, hash) {
+                    Some((ids, count)) => sink.push_inline(ids, count),
+                    None => pending.push(Word { start, end, key, hash }, sink),
+                }
             }
             start = end;
             if pending.is_full() {
@@ -159,23 +168,29 @@ impl ByteLevelBpe {
     #[inline(never)]
     fn long_word(
         &self,
+        word: Word,
         bytes: &[u8],
-        start: usize,
-        end: usize,
         long: &LongCache,
         pending: &mut Pending,
         sink: &mut Sink<'_>,
     ) {
-        let word = &bytes[start..end];
-        let hash = if word.len() > MAX_LONG { 0 } else { self.key.bytes(word) };
-        match long.get(word, hash) {
+        let text = &bytes[word.start..word.end];
+        let hash = if text.len() > MAX_LONG { 0 } else { self.key.bytes(text) };
+        match long.get(text, hash) {
             Some(ids) => sink.append(|out| out.extend(ids.iter().map(|&id| u32::from_le_bytes(id)))),
-            None => {
-                pending.push_long(start, end, sink.len, hash);
-                sink.push(0);
-            }
+            None => pending.push(Word { hash, ..word }, sink),
         }
     }
+}
+
+/// A word of a piece.
+#[derive(Clone, Copy)]
+pub(super) struct Word {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    /// Meaningless unless the word is short.
+    pub(super) key: ShortKey,
+    pub(super) hash: u64,
 }
 
 /// The end of a list of ids, with room written ahead, so that a few ids are one store.
@@ -209,7 +224,7 @@ impl<'a> Sink<'a> {
     }
 
     #[inline(always)]
-    fn push(&mut self, id: u32) {
+    pub(super) fn push(&mut self, id: u32) {
         self.push_inline([id; MAX_INLINE], 1);
     }
 

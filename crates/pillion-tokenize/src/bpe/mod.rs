@@ -7,6 +7,7 @@
 mod added;
 mod alphabet;
 mod cache;
+mod chunk;
 mod encode;
 mod hash;
 mod load;

@@ -3,23 +3,12 @@
 
 use super::ByteLevelBpe;
 use super::cache::{LongCache, MAX_LONG, ShortCache};
-use super::encode::Sink;
+use super::encode::{Sink, Word};
 use super::merge::MergeRoom;
-use super::word::{MAX_SHORT, ShortKey};
+use super::word::MAX_SHORT;
 
 /// Words that wait at most.
 const MAX_PENDING: usize = 32;
-
-/// A word of a piece, and the place among the ids that one id holds for it.
-#[derive(Clone, Copy)]
-struct Word {
-    start: usize,
-    end: usize,
-    place: usize,
-    hash: u64,
-    /// Meaningless for a long word.
-    key: ShortKey,
-}
 
 /// Where the tokens of a word are.
 #[derive(Clone, Copy)]
@@ -32,22 +21,20 @@ enum Tokens {
 #[derive(Default)]
 pub(super) struct Pending {
     words: Vec<Word>,
+    /// The place among the ids that one id holds for each word.
+    places: Vec<usize>,
     tokens: Vec<Tokens>,
     many: Vec<u32>,
     room: MergeRoom,
 }
 
 impl Pending {
-    /// Adds a short word; its place among the ids is taken by the next push to the sink.
+    /// Adds a word, and an id to the sink that holds its place.
     #[inline]
-    pub(super) fn push_short(&mut self, start: usize, end: usize, place: usize, key: ShortKey, hash: u64) {
-        self.words.push(Word { start, end, place, hash, key });
-    }
-
-    /// Adds a long word.
-    #[inline]
-    pub(super) fn push_long(&mut self, start: usize, end: usize, place: usize, hash: u64) {
-        self.words.push(Word { start, end, place, hash, key: ShortKey::NONE });
+    pub(super) fn push(&mut self, word: Word, sink: &mut Sink<'_>) {
+        self.words.push(word);
+        self.places.push(sink.len());
+        sink.push(0);
     }
 
     #[inline(always)]
@@ -88,6 +75,7 @@ impl Pending {
         }
         self.write(sink);
         self.words.clear();
+        self.places.clear();
     }
 
     fn find(&mut self, tokenizer: &ByteLevelBpe, bytes: &[u8]) {
@@ -127,10 +115,10 @@ impl Pending {
         };
         let total: usize = self.tokens.iter().map(len).sum();
         let old = sink.len();
-        let ids = sink.resize(old + total - self.words.len());
+        let ids = sink.resize(old + total - self.places.len());
         let (mut from, mut to) = (old, ids.len());
-        for (word, tokens) in self.words.iter().zip(&self.tokens).rev() {
-            let after = word.place + 1;
+        for (&place, tokens) in self.places.iter().zip(&self.tokens).rev() {
+            let after = place + 1;
             to -= from - after;
             if to != after {
                 ids.copy_within(after..from, to);
@@ -140,7 +128,7 @@ impl Pending {
                 Tokens::One(id) => ids[to] = *id,
                 Tokens::Many { start, end } => ids[to..to + end - start].copy_from_slice(&self.many[*start..*end]),
             }
-            from = word.place;
+            from = place;
         }
     }
 }

@@ -11,7 +11,7 @@ pub(super) struct ShortKey {
     pub(super) high: u64,
 }
 
-const LENGTH_SHIFT: u32 = 56;
+pub(super) const LENGTH_SHIFT: u32 = 56;
 
 impl ShortKey {
     /// The key of no word.

@@ -1,6 +1,7 @@
 //! `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 
-use super::{Piece, SYMBOLS, Scanner, folded_contraction, newlines, numbers, whitespace};
+use super::{ASCII_LEADS, Piece, SYMBOLS, Scanner, fast_letters, folded_contraction, newlines, numbers, whitespace};
+use crate::bpe::chunk::Chunk;
 use crate::bpe::table::{Set, kind};
 
 /// The pattern of GPT-4 and Llama 3; with one number at a time (`NUMBERS` = 1) that of Qwen 2 and 3; with `MARKS`, where
@@ -41,6 +42,11 @@ impl<const NUMBERS: usize, const MARKS: bool> Scanner for Cl100k<NUMBERS, MARKS>
             return whitespace::<true>(piece, start, |_| false);
         }
         symbols::<NUMBERS, MARKS>(piece, start + len)
+    }
+
+    #[inline(always)]
+    fn fast(self, chunk: Chunk) -> usize {
+        fast_letters(chunk, ASCII_LEADS)
     }
 }
 

@@ -2,7 +2,8 @@
 //! ``[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|``
 //! `\s*[\r\n]+|\s+(?!\S)|\s+`
 
-use super::{Piece, Scanner, ascii_letters, newlines, numbers, whitespace};
+use super::{ASCII_LEADS, Piece, Scanner, fast_letters, ascii_letters, newlines, numbers, whitespace};
+use crate::bpe::chunk::Chunk;
 use crate::bpe::table::{Class, Set, kind};
 
 /// The patterns of DeepSeek V3 and R1.
@@ -45,6 +46,11 @@ impl Scanner for DeepSeek {
             return whitespace::<true>(piece, start, |class| inside.ends(class));
         }
         inside.unmatched(at)
+    }
+
+    #[inline(always)]
+    fn fast(self, chunk: Chunk) -> usize {
+        fast_letters(chunk, ASCII_LEADS)
     }
 }
 

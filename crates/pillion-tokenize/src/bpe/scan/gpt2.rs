@@ -1,6 +1,7 @@
 //! `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 
-use super::{Piece, SYMBOLS, Scanner, whitespace};
+use super::{Piece, SYMBOLS, Scanner, fast_letters, whitespace};
+use crate::bpe::chunk::Chunk;
 use crate::bpe::table::{Class, Set, kind};
 
 /// The pattern of GPT-2, which `ByteLevel` itself applies. With `DIGITS`, each numeric character is cut out before, as
@@ -29,6 +30,11 @@ impl<const DIGITS: bool> Scanner for Gpt2<DIGITS> {
             return end;
         }
         whitespace::<false>(piece, start, cut_out::<DIGITS>)
+    }
+
+    #[inline(always)]
+    fn fast(self, chunk: Chunk) -> usize {
+        fast_letters(chunk, 1 << b' ')
     }
 }
 
