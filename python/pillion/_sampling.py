@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 __all__ = ["Penalties", "Sampled", "SamplingRows", "sample", "uniforms"]
 
-# Enough for nearly every nucleus; rows that need more are sorted whole.
-_NUCLEUS: Final = 256
+# How many of the best values are looked at for a nucleus, in turn; the last resort is all of them.
+_NUCLEUS: Final = (256, 4096)
 _GOLDEN: Final = np.uint64(0x9E37_79B9_7F4A_7C15)
 _MIX_1: Final = np.uint64(0xBF58_476D_1CE4_E5B9)
 _MIX_2: Final = np.uint64(0x94D0_49BB_1331_11EB)
@@ -83,10 +83,8 @@ def sample(logits: torch.Tensor, rows: SamplingRows) -> Sampled:
         best = work.amax(dim=-1)
         ok &= torch.isfinite(best)
     drawn = np.flatnonzero(rows.temperature > 0)
-    if drawn.size == len(logits):
-        tokens = _draw(work, best, rows, drawn)
-    else:
-        tokens = _first_best(work)
+    every = drawn.size == len(logits)
+    tokens = _draw(work, best, rows, drawn) if every else _first_best(work)
     if 0 < drawn.size < len(logits):
         index = torch.from_numpy(drawn).to(logits.device)
         tokens[index] = _draw(work[index], best[index], rows, drawn)
@@ -185,32 +183,36 @@ def _borders(
         return border
     if border is None:
         border = torch.full((num_rows,), -torch.inf, device=device)
-    most = max(int(top_k[by_k].max()) if by_k.any() else 0, min(_NUCLEUS, vocab) if by_p.any() else 0)
-    values = torch.topk(scaled, most, dim=-1).values
     k_border = torch.full_like(border, -torch.inf)
     if by_k.any():
+        values = torch.topk(scaled, int(top_k[by_k].max()), dim=-1).values
         last = torch.from_numpy(np.where(by_k, top_k, 1) - 1).to(device)
         kth = values.gather(1, last[:, None])[:, 0]
         k_border = torch.where(torch.from_numpy(by_k).to(device), kth, k_border)
-    border = torch.maximum(border, k_border)
+        border = torch.maximum(border, k_border)
     if by_p.any():
         rows = np.flatnonzero(by_p)
         index = torch.from_numpy(rows).to(device)
         mass = torch.from_numpy(top_p[rows]).to(device)
-        p_border = _nucleus(scaled[index], values[index], k_border[index], mass)
+        p_border = _nucleus(scaled[index], k_border[index], mass)
         border = border.index_copy(0, index, torch.maximum(border[index], p_border))
     return border
 
 
-def _nucleus(scaled: torch.Tensor, values: torch.Tensor, k_border: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
-    """The border of the smallest set, best first, whose share of what top-k left reaches `mass`."""
+def _nucleus(scaled: torch.Tensor, k_border: torch.Tensor, mass: torch.Tensor) -> torch.Tensor:
+    """The border of the smallest set, best first, whose share of what top-k left reaches `mass`. How many values a row
+    needs to have in order depends on that row alone."""
     inside = torch.where(scaled >= k_border[:, None], torch.exp(scaled), 0.0)
     wanted = mass * inside.sum(dim=-1)
-    border, reached = _reach(values, k_border, wanted)
-    if values.shape[1] < scaled.shape[1] and not bool(reached.all()):
-        wide = torch.nonzero(~reached)[:, 0]
-        ordered = torch.sort(scaled[wide], dim=-1, descending=True).values
-        border = border.index_copy(0, wide, _reach(ordered, k_border[wide], wanted[wide])[0])
+    border = torch.full_like(k_border, -torch.inf)
+    rest = torch.arange(len(border), device=scaled.device)
+    for most in (*_NUCLEUS, scaled.shape[1]):
+        values = torch.topk(scaled[rest], min(most, scaled.shape[1]), dim=-1).values
+        found, reached = _reach(values, k_border[rest], wanted[rest])
+        border = border.index_copy(0, rest, found)
+        rest = rest[~reached]
+        if not len(rest):
+            break
     return border
 
 

@@ -194,9 +194,11 @@ impl<'a> Session<'a> {
     fn due(&self, now: Instant) -> Instant {
         let supervise = &self.context.options.supervise;
         match self.phase {
-            Phase::Hello { until } | Phase::Loading { until } | Phase::Leaving { until } | Phase::Killed { until } => {
-                until
-            }
+            Phase::Hello { until } | Phase::Loading { until } | Phase::Leaving { until } => until,
+            Phase::Killed { until } => match self.loss {
+                Loss::ToldAt(at) => at.min(until),
+                Loss::None | Loss::Told => until,
+            },
             Phase::Closing { terminate, kill } => terminate.unwrap_or(kill),
             Phase::Ready { alive } => {
                 // Nobody tells us of a new step, so its deadline is looked for now and then.

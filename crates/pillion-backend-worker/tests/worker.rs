@@ -118,7 +118,8 @@ fn an_idle_worker_that_is_killed_is_noticed_and_replaced() {
 #[test]
 fn a_large_worker_is_lost_before_its_end_is_complete() {
     let mut o = fake();
-    o.supervise.exit_wait = Duration::ZERO;
+    // Less than its end takes, but more than nothing, so that it has to be waited for.
+    o.supervise.exit_wait = Duration::from_micros(1);
     let mut h = Harness::ready(o);
     h.backend.submit(&step(1, &[16])).unwrap();
     assert_eq!(h.expect_step().error, None);

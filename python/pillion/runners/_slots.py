@@ -302,44 +302,66 @@ def _attend(
     plan = cache.plan
     layer: int = module.layer_idx
     keys, values = cache.keys[layer], cache.values[layer]
-    heads, tokens, value_dim = len(keys), query.shape[2], values.shape[2]
     by_token = query[0].transpose(0, 1)
     parts: list[torch.Tensor] = []
     for index, run in enumerate(plan.runs):
-        lengths = plan.lengths[run.first : run.first + run.rows]
-        length = int(lengths.max())
-        mask = _run_mask(plan, index, lengths, length, sliding_window, query)
-        part = scaled_dot_product_attention(
-            by_token[run.first : run.first + run.rows].reshape(run.rows, heads, -1, query.shape[3]),
-            _view(keys, run.rows, run.offset, run.distance, length),
-            _view(values, run.rows, run.offset, run.distance, length),
-            attn_mask=mask,
-            scale=scaling,
-        )
-        parts.append(part.reshape(run.rows, -1, value_dim))
-    for index, chunk in enumerate(plan.chunks, len(plan.runs)):
-        mask = _chunk_mask(plan, index, chunk, sliding_window, query)
-        chunk_query = query[:, :, chunk.first : chunk.first + chunk.tokens]
-        chunk_keys = _view(keys, 1, chunk.offset, 0, chunk.start + chunk.tokens)
-        chunk_values = _view(values, 1, chunk.offset, 0, chunk.start + chunk.tokens)
-        grouped = query.shape[1] != heads
-        if grouped and mask is not None and query.device.type != "cpu":
-            # Only the slowest kernel of a GPU takes both a mask and shared heads.
-            chunk_keys = chunk_keys.repeat_interleave(query.shape[1] // heads, dim=1)
-            chunk_values = chunk_values.repeat_interleave(query.shape[1] // heads, dim=1)
-            grouped = False
-        part = scaled_dot_product_attention(
-            chunk_query,
-            chunk_keys,
-            chunk_values,
-            attn_mask=mask,
-            is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=grouped,
-        )
-        parts.append(part[0].transpose(0, 1))
+        rows = by_token[run.first : run.first + run.rows]
+        parts.append(_attend_run(rows, keys, values, plan, index, scaling, sliding_window))
+    for index, chunk in enumerate(plan.chunks):
+        tokens = query[:, :, chunk.first : chunk.first + chunk.tokens]
+        parts.append(_attend_chunk(tokens, keys, values, plan, index, scaling, sliding_window))
     result = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return result.reshape(1, tokens, -1, value_dim), None
+    return result[None], None
+
+
+def _attend_run(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    plan: Plan,
+    index: int,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """One query of each row of a run, [rows, heads, dim] to the same. The heads that share keys stand as queries of one
+    head, so that no key is repeated."""
+    run = plan.runs[index]
+    lengths = plan.lengths[run.first : run.first + run.rows]
+    length = int(lengths.max())
+    result = scaled_dot_product_attention(
+        query.reshape(run.rows, len(keys), -1, query.shape[2]),
+        _view(keys, run.rows, run.offset, run.distance, length),
+        _view(values, run.rows, run.offset, run.distance, length),
+        attn_mask=_run_mask(plan, index, lengths, length, window, query),
+        scale=scaling,
+    )
+    return result.reshape(run.rows, -1, values.shape[2])
+
+
+def _attend_chunk(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    plan: Plan,
+    index: int,
+    scaling: float | None,
+    window: int | None,
+) -> torch.Tensor:
+    """The queries of one prefill row, [1, heads, tokens, dim] to [tokens, heads, dim]."""
+    chunk = plan.chunks[index]
+    mask = _chunk_mask(plan, len(plan.runs) + index, chunk, window, query)
+    own_keys = _view(keys, 1, chunk.offset, 0, chunk.start + chunk.tokens)
+    own_values = _view(values, 1, chunk.offset, 0, chunk.start + chunk.tokens)
+    sharing = query.shape[1] // len(keys)
+    if sharing > 1 and mask is not None and query.device.type != "cpu":
+        # Only the slowest kernel of a GPU takes both a mask and shared keys.
+        own_keys = own_keys.repeat_interleave(sharing, dim=1)
+        own_values = own_values.repeat_interleave(sharing, dim=1)
+        sharing = 1
+    result = scaled_dot_product_attention(
+        query, own_keys, own_values, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=sharing > 1
+    )
+    return result[0].transpose(0, 1)
 
 
 def _run_mask(

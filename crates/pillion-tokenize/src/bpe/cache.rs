@@ -1,7 +1,7 @@
 //! The bounded caches of words and their tokens. They hold full bytes: what they hold changes no result.
 
 use super::hash::{HashKey, slot_of};
-use super::prefetch::prefetch;
+use super::simd::prefetch;
 use super::word::ShortKey;
 
 /// The most tokens of a word that [`ShortCache`] keeps.

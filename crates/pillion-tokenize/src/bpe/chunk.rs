@@ -1,5 +1,6 @@
 //! Sixteen bytes at a time: which of them are letters, and the key of the word that they begin with.
 
+use super::simd;
 use super::word::{LENGTH_SHIFT, ShortKey};
 
 /// Sixteen bytes of a text, the first in the lowest bits.
@@ -9,8 +10,10 @@ pub(super) struct Chunk {
     high: u64,
 }
 
-/// Bits of a [`Chunk`]'s bytes.
+/// The bytes of a [`Chunk`].
 pub(super) const BYTES: u32 = 16;
+
+const ONES: u64 = 0x0101_0101_0101_0101;
 
 /// For each length, the bytes to keep.
 const KEPT: [(u64, u64); BYTES as usize] = kept();
@@ -40,6 +43,24 @@ impl Chunk {
         self.low as u8
     }
 
+    /// A bit for each ASCII letter.
+    #[inline(always)]
+    pub(super) fn letters(self) -> u32 {
+        simd::within([self.low | 0x20 * ONES, self.high | 0x20 * ONES], b'a')
+    }
+
+    /// A bit for each uppercase ASCII letter.
+    #[inline(always)]
+    pub(super) fn upper(self) -> u32 {
+        simd::within([self.low, self.high], b'A')
+    }
+
+    /// A bit for each byte that is not ASCII.
+    #[inline(always)]
+    pub(super) fn wide(self) -> u32 {
+        simd::high_bits([self.low, self.high])
+    }
+
     /// The byte at `at`, below 16.
     #[inline(always)]
     pub(super) fn byte(self, at: u32) -> u8 {
@@ -52,91 +73,6 @@ impl Chunk {
     pub(super) fn key(self, len: usize) -> ShortKey {
         let (low, high) = KEPT[len & (BYTES as usize - 1)];
         ShortKey { low: self.low & low, high: self.high & high | (len as u64) << LENGTH_SHIFT }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod masks {
-    use std::arch::x86_64::{
-        __m128i, _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set1_epi8, _mm_set_epi64x,
-        _mm_sub_epi8,
-    };
-
-    use super::Chunk;
-
-    impl Chunk {
-        #[inline(always)]
-        fn vector(self) -> __m128i {
-            _mm_set_epi64x(self.high.cast_signed(), self.low.cast_signed())
-        }
-
-        /// A bit for each ASCII letter.
-        #[inline(always)]
-        pub(in crate::bpe) fn letters(self) -> u32 {
-            within(_mm_or_si128(self.vector(), _mm_set1_epi8(0x20)), b'a')
-        }
-
-        /// A bit for each uppercase ASCII letter.
-        #[inline(always)]
-        pub(in crate::bpe) fn upper(self) -> u32 {
-            within(self.vector(), b'A')
-        }
-
-        /// A bit for each byte that is not ASCII.
-        #[inline(always)]
-        pub(in crate::bpe) fn wide(self) -> u32 {
-            _mm_movemask_epi8(self.vector()).cast_unsigned()
-        }
-    }
-
-    /// A bit for each byte that is one of the 26 from `first`.
-    #[inline(always)]
-    fn within(vector: __m128i, first: u8) -> u32 {
-        let distance = _mm_sub_epi8(vector, _mm_set1_epi8(first.cast_signed()));
-        let near = _mm_cmpeq_epi8(_mm_min_epu8(distance, _mm_set1_epi8(25)), distance);
-        _mm_movemask_epi8(near).cast_unsigned()
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-mod masks {
-    use super::Chunk;
-
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x80 * ONES;
-
-    impl Chunk {
-        /// A bit for each ASCII letter.
-        #[inline(always)]
-        pub(in crate::bpe) fn letters(self) -> u32 {
-            self.bits(|word| within(word | 0x20 * ONES, b'a') & !word)
-        }
-
-        /// A bit for each uppercase ASCII letter.
-        #[inline(always)]
-        pub(in crate::bpe) fn upper(self) -> u32 {
-            self.bits(|word| within(word, b'A') & !word)
-        }
-
-        /// A bit for each byte that is not ASCII.
-        #[inline(always)]
-        pub(in crate::bpe) fn wide(self) -> u32 {
-            self.bits(|word| word)
-        }
-
-        /// The high bits of what `mark` makes of each half.
-        #[inline(always)]
-        fn bits(self, mark: impl Fn(u64) -> u64) -> u32 {
-            let gather = |word: u64| (((mark(word) & HIGH) >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32;
-            gather(self.low) | gather(self.high) << 8
-        }
-    }
-
-    /// The high bit of each byte of which the rest is one of the 26 from `first`.
-    #[inline(always)]
-    fn within(word: u64, first: u8) -> u64 {
-        let seven = word & !HIGH;
-        (seven + u64::from(0x80 - first) * ONES) & !(seven + u64::from(0x80 - first - 26) * ONES)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::Refusal;
 use super::alphabet;
 use super::hash::{HashKey, slot_of};
-use super::prefetch::prefetch;
+use super::simd::prefetch;
 use super::word::{MAX_SHORT, ShortKey};
 
 /// Ids must be below this, so that a pair of them and a rank fit into one number.

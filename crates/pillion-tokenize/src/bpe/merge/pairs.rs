@@ -1,7 +1,7 @@
 //! The rank of each pair of tokens that merges, one number a slot.
 
 use crate::bpe::hash::{HashKey, slot_of};
-use crate::bpe::prefetch::prefetch;
+use crate::bpe::simd::prefetch;
 
 const RANK_BITS: u32 = 22;
 const ID_BITS: u32 = 21;
