@@ -51,11 +51,11 @@ export interface Ended {
   readonly stderr: string
 }
 
-/** Runs a script in a Node of its own against what is built; `pillion` and `assert` are there. Killed after a minute. */
-export async function runNode(script: string, env: NodeJS.ProcessEnv = {}): Promise<Ended> {
+/** Runs a script in a Node of its own against what is built; `pillion` and `assert` are there. Killed after `timeout`. */
+export async function runNode(script: string, env: NodeJS.ProcessEnv = {}, timeout = 60_000): Promise<Ended> {
   const head = `const pillion = require(${JSON.stringify(join(root, 'dist/index.cjs'))}); const assert = require('node:assert/strict');\n`
   const body = `${head}(async () => {\n${script}\n})().catch((error) => { console.error(error); process.exit(99) })`
-  const child = spawn(process.execPath, ['-e', body], { cwd: root, env: { ...process.env, ...env }, timeout: 60_000 })
+  const child = spawn(process.execPath, ['-e', body], { cwd: root, env: { ...process.env, ...env }, timeout })
   let stdout = ''
   let stderr = ''
   child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))

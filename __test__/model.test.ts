@@ -44,33 +44,48 @@ async function reference(prompts: number[][], maxTokens: number): Promise<number
 }
 
 describe.skipIf(!isThere)(`SmolLM2 in ${path.relative(root, model)}`, () => {
-  test('20 prompts at once give what plain transformers gives to each alone, in float32', { timeout: 400_000 }, async () => {
-    const maxTokens = 24
-    const engine = await Engine.load({ model, python, dtype: 'float32' })
-    try {
-      const tokenizer = engine.tokenizer!
-      const prompts = questions.map((content) => {
-        const text = tokenizer.applyChatTemplate([{ role: 'user', content }], { addGenerationPrompt: true })
-        return Array.from(tokenizer.encode(text, { addSpecialTokens: false, parseSpecialTokens: true }).ids)
-      })
-      const runs = prompts.map((prompt) => engine.generate({ prompt, maxTokens, temperature: 0, tokens: true }).result)
-      const got = (await Promise.all(runs)).map((result) => Array.from(result.tokens!.ids))
-      expect(engine.status().model).toMatchObject({ tier: 'slots', dtype: 'float32' })
-      expect(got).toEqual(await reference(prompts, maxTokens))
+  test(
+    '20 prompts at once give what plain transformers gives to each alone, in float32',
+    { timeout: 400_000 },
+    async () => {
+      const maxTokens = 24
+      const engine = await Engine.load({ model, python, dtype: 'float32' })
+      try {
+        const tokenizer = engine.tokenizer!
+        const prompts = questions.map((content) => {
+          const text = tokenizer.applyChatTemplate([{ role: 'user', content }], { addGenerationPrompt: true })
+          return Array.from(tokenizer.encode(text, { addSpecialTokens: false, parseSpecialTokens: true }).ids)
+        })
+        const runs = prompts.map(
+          (prompt) => engine.generate({ prompt, maxTokens, temperature: 0, tokens: true }).result,
+        )
+        const got = (await Promise.all(runs)).map((result) => Array.from(result.tokens!.ids))
+        expect(engine.status().model).toMatchObject({ tier: 'slots', dtype: 'float32' })
+        expect(got).toEqual(await reference(prompts, maxTokens))
 
-      // `chat` renders and tokenizes the very same prompt.
-      const chat = engine.chat({ messages: [{ role: 'user', content: questions[0]! }], maxTokens, temperature: 0, tokens: true })
-      expect(Array.from((await chat.result).tokens!.ids)).toEqual(got[0])
+        // `chat` renders and tokenizes the very same prompt.
+        const chat = engine.chat({
+          messages: [{ role: 'user', content: questions[0]! }],
+          maxTokens,
+          temperature: 0,
+          tokens: true,
+        })
+        expect(Array.from((await chat.result).tokens!.ids)).toEqual(got[0])
 
-      // A seed makes a sampled answer repeatable, whatever else is in the batch.
-      const sampled = () => engine.generate({ prompt: prompts[3]!, maxTokens: 16, temperature: 0.8, topP: 0.9, seed: 7 })
-      const alone = await sampled().text
-      const [inCompany] = await Promise.all([sampled().text, ...prompts.slice(0, 3).map((prompt) => engine.generate({ prompt, maxTokens: 16 }).text)])
-      expect(inCompany).toBe(alone)
-    } finally {
-      await engine.close()
-    }
-  })
+        // A seed makes a sampled answer repeatable, whatever else is in the batch.
+        const sampled = () =>
+          engine.generate({ prompt: prompts[3]!, maxTokens: 16, temperature: 0.8, topP: 0.9, seed: 7 })
+        const alone = await sampled().text
+        const [inCompany] = await Promise.all([
+          sampled().text,
+          ...prompts.slice(0, 3).map((prompt) => engine.generate({ prompt, maxTokens: 16 }).text),
+        ])
+        expect(inCompany).toBe(alone)
+      } finally {
+        await engine.close()
+      }
+    },
+  )
 
   test('a stream over shared memory goes on after its worker was killed', { timeout: 400_000 }, async () => {
     const engine = await Engine.load({ model, python, dtype: 'float32', bridge: 'shm' })
@@ -107,6 +122,9 @@ describe.skipIf(!isThere)(`SmolLM2 in ${path.relative(root, model)}`, () => {
     }
     // The first cycle imports torch, the second fills the allocator's pools; the five after them must add nothing.
     const [, settled, ...rest] = resident
-    expect(Math.max(...rest) / settled!, resident.map((bytes) => `${(bytes / 1e6).toFixed(0)} MB`).join(', ')).toBeLessThan(1.1)
+    expect(
+      Math.max(...rest) / settled!,
+      resident.map((bytes) => `${(bytes / 1e6).toFixed(0)} MB`).join(', '),
+    ).toBeLessThan(1.1)
   })
 })

@@ -9,7 +9,9 @@ import { Tokenizer } from '../src/index'
 import { tempFolder } from './helpers'
 
 const timeout = 300_000
-const packages = orReason(() => installPackages('oracle', resolve(import.meta.dirname, '../oracle'), { optional: false }))
+const packages = orReason(() =>
+  installPackages('oracle', resolve(import.meta.dirname, '../oracle'), { optional: false }),
+)
 if (packages.reason !== undefined) console.warn(`skipped: ${packages.reason}`)
 
 async function compare(file: string, under = file, sets?: readonly string[]): Promise<OracleResult> {
@@ -28,7 +30,9 @@ describe.skipIf(packages.value === undefined)('ids, offsets and decoding equal t
         return
       }
       const { sets } = await compare(file.value)
-      expect(sets.flatMap(({ set, differences }) => differences.map((difference) => ({ set, ...difference })))).toEqual([])
+      expect(sets.flatMap(({ set, differences }) => differences.map((difference) => ({ set, ...difference })))).toEqual(
+        [],
+      )
       expect(sets.map(({ differing }) => differing)).toEqual(sets.map(() => 0))
       // A slice that lost its texts would pass in silence.
       expect(sets.length).toBeGreaterThanOrEqual(15)
@@ -50,7 +54,8 @@ describe.skipIf(packages.value === undefined)('ids, offsets and decoding equal t
       const { sets } = await compare(file, under, ['known', 'vocabulary'])
       const shown = sets.flatMap(({ differences }) => differences)
       expect(sets.reduce((sum, { differing }) => sum + differing, 0)).toBeGreaterThan(0)
-      for (const { text } of shown.filter(({ what }) => what === 'ids and offsets')) expect([' at', ' on']).toContain(text)
+      for (const { text } of shown.filter(({ what }) => what === 'ids and offsets'))
+        expect([' at', ' on']).toContain(text)
       expect(shown.length).toBeGreaterThan(0)
     },
     timeout,

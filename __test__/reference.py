@@ -1,4 +1,7 @@
-"""Greedy answers of plain ``transformers.generate``, one prompt at a time: ``reference.py FOLDER MAX_TOKENS < prompts.json``."""
+"""Greedy answers of plain ``transformers.generate``, one prompt at a time.
+
+``reference.py FOLDER MAX_TOKENS < prompts.json``
+"""
 
 import json
 import sys

@@ -10,7 +10,10 @@ const root = path.resolve(import.meta.dirname, '..')
 const read = (file: string): string => readFileSync(path.join(root, file), 'utf8')
 const crates = readdirSync(path.join(root, 'crates'))
 // Files that git knows or would add: nothing that was built.
-const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard'], { cwd: root, encoding: 'utf8' })
+const files = execFileSync('git', ['ls-files', '--cached', '--others', '--exclude-standard'], {
+  cwd: root,
+  encoding: 'utf8',
+})
   .split('\n')
   .filter((file) => file !== '' && existsSync(path.join(root, file)))
 
@@ -60,9 +63,12 @@ describe('crates', () => {
   })
 
   test('unsafe code stands only where the design allows it', () => {
-    const allowed = /^crates\/(pillion-(node|bridge)\/|pillion-backend-embedded\/|pillion-backend-worker\/|pillion-tokenize\/src\/(bpe\/)?(simd|map)\.rs)/
+    const allowed =
+      /^crates\/(pillion-(node|bridge)\/|pillion-backend-embedded\/|pillion-backend-worker\/|pillion-tokenize\/src\/(bpe\/)?(simd|map)\.rs)/
     const rust = files.filter((file) => file.endsWith('.rs') && file.includes('/src/'))
-    const unsafe = rust.filter((file) => /\bunsafe\s*(\{|fn|impl|extern)/.test(read(file).replaceAll(/^\s*\/\/.*$/gm, '')))
+    const unsafe = rust.filter((file) =>
+      /\bunsafe\s*(\{|fn|impl|extern)/.test(read(file).replaceAll(/^\s*\/\/.*$/gm, '')),
+    )
     // The C table's type is core's, the calls through it are not.
     expect(unsafe.filter((file) => !allowed.test(file) && file !== 'crates/pillion-core/src/abi.rs')).toEqual([])
   })
@@ -92,7 +98,9 @@ describe('TypeScript', () => {
 
 describe('documents', () => {
   test('name only files that exist', () => {
-    const documents = files.filter((file) => /^(docs\/.*|README|CONTRIBUTING)(\.md)?$/.test(file) && file.endsWith('.md'))
+    const documents = files.filter(
+      (file) => /^(docs\/.*|README|CONTRIBUTING)(\.md)?$/.test(file) && file.endsWith('.md'),
+    )
     const missing = documents.flatMap((document) =>
       [...read(document).matchAll(/`((?:crates|src|python|docs|scripts|benchmark|examples|__test__)\/[\w./-]+)`/g)]
         .map((match) => match[1]!)
@@ -103,7 +111,7 @@ describe('documents', () => {
   })
 
   test('say nothing of any one machine', () => {
-    const text = files.filter((file) => /\.(md|ts|mjs|rs|py|toml|json|yml)$/.test(file) && !/lock/.test(file))
+    const text = files.filter((file) => /\.(md|ts|mjs|rs|py|toml|json|yml)$/.test(file) && !file.includes('lock'))
     const own = [`${os.homedir()}/`, `${path.dirname(root)}/`].filter((folder) => folder.length > 2)
     const guilty = text.filter((file) => own.some((folder) => read(file).includes(folder)))
     expect(guilty).toEqual([])

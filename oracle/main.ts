@@ -41,7 +41,11 @@ const entry = path.join(process.env['PILLION_PACKAGE'] ?? root, 'dist/index.cjs'
 if (!existsSync(entry)) fail(`${entry} is not there: run \`npm run build\` first`)
 const { Tokenizer } = createRequire(import.meta.url)(entry) as { Tokenizer: typeof TokenizerClass }
 
-const only = list(values.only, tokenizers.map(({ name }) => name), '--only')
+const only = list(
+  values.only,
+  tokenizers.map(({ name }) => name),
+  '--only',
+)
 const chosenSets = list(values.sets, Object.keys(sets), '--sets')
 const begin = Date.now()
 const done: { name: string; what: string; result: OracleResult }[] = []
@@ -82,7 +86,9 @@ const all = done.flatMap(({ result }) => result.sets)
 const [texts, tokens, differing] = [sum(all, 'texts'), sum(all, 'tokens'), sum(all, 'differing')]
 const minutes = ((Date.now() - begin) / 60_000).toFixed(1)
 for (const line of missing) console.log(`missing: ${line}`)
-console.log(`\n${done.length} tokenizers, ${count(texts)} texts, ${count(tokens)} tokens, ${minutes} min: ${count(differing)} differing`)
+console.log(
+  `\n${done.length} tokenizers, ${count(texts)} texts, ${count(tokens)} tokens, ${minutes} min: ${count(differing)} differing`,
+)
 if (values.findings !== undefined) writeFileSync(values.findings, `${lines.join('\n')}\n`)
 if (values.write) writeTable()
 process.exit(differing === 0 ? 0 : 1)
@@ -114,7 +120,8 @@ function writeTable(): void {
   const said = `${count(texts)} texts and ${count(tokens)} tokens in ${minutes} minutes (${machine}), ${count(differing)} differing.`
   const without = missing.map((line) => `\nNot compared in this run: ${line}.`).join('')
   const [before, after] = readFileSync(file, 'utf8').split(/<!-- table -->[\s\S]*<!-- \/table -->/)
-  if (before === undefined || after === undefined) fail('docs/exactness.md has lost its marks <!-- table --> and <!-- /table -->')
+  if (before === undefined || after === undefined)
+    fail('docs/exactness.md has lost its marks <!-- table --> and <!-- /table -->')
   writeFileSync(file, `${before}<!-- table -->\n\n${said}${without}\n\n${table}\n\n<!-- /table -->${after}`)
 }
 

@@ -4,5 +4,7 @@ import path from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const main = path.join(path.dirname(fileURLToPath(import.meta.url)), 'main.ts')
-const { status } = spawnSync(process.execPath, ['--import', 'tsx', main, ...process.argv.slice(2)], { stdio: 'inherit' })
+const { status } = spawnSync(process.execPath, ['--import', 'tsx', main, ...process.argv.slice(2)], {
+  stdio: 'inherit',
+})
 process.exit(status ?? 1)

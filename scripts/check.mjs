@@ -2,7 +2,10 @@
 import { counters, finish, step } from './lib/steps.mjs'
 
 const total = (output) => {
-  const [, passed, failed] = output.match(/^(\d+) passed, (\d+) failed$/gm)?.at(-1)?.match(/(\d+) passed, (\d+) failed/) ?? [0, 0, 1]
+  const [, passed, failed] = output
+    .match(/^(\d+) passed, (\d+) failed$/gm)
+    ?.at(-1)
+    ?.match(/(\d+) passed, (\d+) failed/) ?? [0, 0, 1]
   return { passed: Number(passed), failed: Number(failed) }
 }
 

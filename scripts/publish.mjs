@@ -20,10 +20,17 @@ for (const triple of platforms) {
   optionalDependencies[name] = version
 }
 const expected = main.napi.targets.length
-if (platforms.length !== expected) fail(`${platforms.length} of ${expected} platforms were built: ${platforms.join(', ')}`)
+if (platforms.length !== expected)
+  fail(`${platforms.length} of ${expected} platforms were built: ${platforms.join(', ')}`)
 
 for (const triple of platforms) {
-  await step(`publish ${triple}`, 'npm', ['publish', '--provenance', '--access', 'public', path.join(root, 'npm', triple)])
+  await step(`publish ${triple}`, 'npm', [
+    'publish',
+    '--provenance',
+    '--access',
+    'public',
+    path.join(root, 'npm', triple),
+  ])
 }
 writeFileSync(path.join(root, 'package.json'), `${JSON.stringify({ ...main, optionalDependencies }, null, 2)}\n`)
 await step('publish pillion', 'npm', ['publish', '--provenance', '--access', 'public'])

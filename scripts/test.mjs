@@ -9,7 +9,10 @@ await pythonEnvironment({ dev: true })
 await models()
 
 const keepGoing = true
-await step('Rust tests', 'cargo', ['test', '--workspace', '--quiet'], { count: counters.cargo, keepGoing })
+await step('Rust tests', 'cargo', ['test', '--workspace', '--quiet', '--no-fail-fast'], {
+  count: counters.cargo,
+  keepGoing,
+})
 await step('Python tests', python, ['-m', 'pytest', '-q', 'python/tests'], {
   count: counters.pytest,
   env: { PILLION_TEST_MODEL: smollm2 },

@@ -93,8 +93,11 @@ export declare class NativeTokenizer {
   applyChatTemplate(messages: string, options: string): string
 }
 
-/** Runs Python's exit functions, for the end of the process, and waits at most so many milliseconds for them. Without Python nothing. */
-export declare function endPython(timeoutMs: number): void
+/**
+ * Takes charge of the end of the process if Python runs in it. The last to be called goes first at the end, so this is called when a
+ * model has been loaded, with its libraries, and once more when the process begins to exit, with the status.
+ */
+export declare function guardExit(status?: number | undefined | null): void
 
 /** Which engine runs. */
 export interface NativeEngineInfo {

@@ -311,7 +311,7 @@ class Driver implements RunHost {
       const driver = weak.deref()
       if (driver !== undefined) driver.#drain()
     }
-    endPythonAtExit()
+    guardExit()
     this.native = callNative(() => new NativeEngine(loadJson(options), wake))
     this.#hold()
   }
@@ -371,6 +371,7 @@ class Driver implements RunHost {
         break
       case 'ready':
         if (this.#state === 'loading') this.#state = 'ready'
+        native().guardExit()
         this.#settleReady.resolve()
         break
       case 'load-failed':
@@ -403,15 +404,13 @@ class Driver implements RunHost {
   }
 }
 
-/** How long the end of the process waits for Python's own exit functions, and for a step that is under way. */
-const exitMs = 500
-let exitIsHandled = false
+let exitIsGuarded = false
 
-// The interpreter is never finalized; its `atexit` functions run all the same. A worker's end is not the process's.
-function endPythonAtExit(): void {
-  if (exitIsHandled || !isMainThread) return
-  exitIsHandled = true
-  process.once('exit', () => native().endPython(exitMs))
+// Once more at the very end, to be the first of what runs then. A worker's end is not the process's.
+function guardExit(): void {
+  if (exitIsGuarded || !isMainThread) return
+  exitIsGuarded = true
+  process.once('exit', (code) => native().guardExit(code))
 }
 
 const bridges = ['embedded', 'shm', 'grpc'] as const

@@ -1,6 +1,7 @@
 """The bare loop: the same forward pass as the engine's, called directly with equal prompt lengths and a `DynamicCache`.
 
-Reads ``{"prompts": [[id, ...], ...], "tokens": n}`` lines and writes ``{"seconds": s, "tokens": [[id, ...], ...]}`` lines.
+Reads lines ``{"prompts": [[id, ...], ...], "tokens": n}`` and writes lines
+``{"seconds": s, "tokens": [[id, ...], ...]}``.
 """
 
 import json

@@ -6,7 +6,15 @@ import { fileURLToPath } from 'node:url'
 const here = path.dirname(fileURLToPath(import.meta.url))
 
 /** A package that takes part. */
-export type PackageName = 'pillion' | 'tokenizers' | '@huggingface/tokenizers' | 'kitoken' | 'gpt-tokenizer' | 'ai-tokenizer' | 'tiktoken' | 'tiktoken-node'
+export type PackageName =
+  | 'pillion'
+  | 'tokenizers'
+  | '@huggingface/tokenizers'
+  | 'kitoken'
+  | 'gpt-tokenizer'
+  | 'ai-tokenizer'
+  | 'tiktoken'
+  | 'tiktoken-node'
 
 /** A vocabulary, and which packages have it. */
 export interface Vocabulary {
@@ -44,13 +52,15 @@ export interface ByLength {
 interface Commands {
   load(options: object): { ms: number; engine?: string; has: string[] }
   first(options: { text: string }): { ms: number; tokens: number }
-  each(options: { texts: readonly string[]; passes?: number }): Timed
+  each(options: { texts: readonly string[]; passes?: number; checked?: number }): Timed
   batch(options: { texts: readonly string[]; passes?: number }): Timed
   hard(options: { text: string }): Hard
   calls(options: { texts: readonly string[]; passes: number }): { times: number[]; tokens: number }
   stream(options: { text: string; marks: readonly number[] }): ByLength
   redecode(options: { text: string; marks: readonly number[]; calls: number }): ByLength
-  memory(options: { megabytes: number; samples: number; seed: number; byBatch: boolean }): { out: { mb: number; rss: number }[] }
+  memory(options: { megabytes: number; samples: number; seed: number; byBatch: boolean }): {
+    out: { mb: number; rss: number }[]
+  }
 }
 
 /** Where everything lies. */
@@ -59,6 +69,8 @@ export interface Places {
   readonly packages: string
   /** Our built package's entry. */
   readonly entry: string
+  /** What is measured: time that passes, or time of the processor, for busy machines. */
+  readonly clock: 'wall' | 'cpu'
 }
 
 /** One process with one package and one vocabulary loaded. */
@@ -73,17 +85,36 @@ export class Peer {
   }
 
   /** Starts the process and loads. @param cpu the only core that it may use, where the system has `taskset` */
-  static async start(name: PackageName, vocabulary: Vocabulary, places: Places, cpu?: number): Promise<Peer & { readonly loadMs: number }> {
+  static async start(
+    name: PackageName,
+    vocabulary: Vocabulary,
+    places: Places,
+    cpu?: number,
+  ): Promise<Peer & { readonly loadMs: number }> {
     const script = path.join(here, 'peer-process.mjs')
-    const exec = cpu === undefined ? {} : { execPath: 'taskset', execArgv: ['-c', String(cpu), process.execPath, '--expose-gc'] }
-    const child = fork(script, [places.packages], { serialization: 'advanced', execArgv: ['--expose-gc'], ...exec })
+    const exec =
+      cpu === undefined ? {} : { execPath: 'taskset', execArgv: ['-c', String(cpu), process.execPath, '--expose-gc'] }
+    const child = fork(script, [places.packages, places.clock], {
+      serialization: 'advanced',
+      execArgv: ['--expose-gc'],
+      ...exec,
+    })
     const peer = new Peer(name, child)
-    const { ms } = await peer.ask('load', { package: name, file: vocabulary.file, ranks: vocabulary.ranks, entry: places.entry })
+    const { ms } = await peer.ask('load', {
+      package: name,
+      file: vocabulary.file,
+      ranks: vocabulary.ranks,
+      entry: places.entry,
+    })
     return Object.assign(peer, { loadMs: ms })
   }
 
   /** Runs a command there. @param limitMs after which the process is killed and the answer is an error */
-  ask<C extends keyof Commands>(command: C, options: Parameters<Commands[C]>[0], limitMs = 600_000): Promise<ReturnType<Commands[C]>> {
+  ask<C extends keyof Commands>(
+    command: C,
+    options: Parameters<Commands[C]>[0],
+    limitMs = 600_000,
+  ): Promise<ReturnType<Commands[C]>> {
     const id = this.#next
     this.#next += 1
     return new Promise((resolve, reject) => {
@@ -95,10 +126,14 @@ export class Peer {
         this.#child.kill('SIGKILL')
         fail(`took over ${limitMs / 1000} s`)
       }, limitMs)
-      const onExit = (code: number | null, signal: string | null): void => fail(`ended with ${signal ?? code ?? 'no code'}`)
+      const onExit = (code: number | null, signal: string | null): void =>
+        fail(`ended with ${signal ?? code ?? 'no code'}`)
       const onMessage = (message: { id: number; answer?: unknown; error?: string }): void => {
         if (message.id !== id) return
-        if (message.error !== undefined) return fail(message.error)
+        if (message.error !== undefined) {
+          fail(message.error)
+          return
+        }
         done()
         resolve(message.answer as ReturnType<Commands[C]>)
       }

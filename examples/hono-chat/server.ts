@@ -36,7 +36,8 @@ app.onError((error, c) => {
   return c.json({ error: { code, message, retryable } }, code === 'invalid_argument' ? 400 : retryable ? 503 : 500)
 })
 
-const server = serve({ fetch: app.fetch, port: Number(process.env['PORT'] ?? 3000) }, ({ port }) => {
+const listen = { hostname: process.env['HOST'] ?? '127.0.0.1', port: Number(process.env['PORT'] ?? 3000) }
+const server = serve({ fetch: app.fetch, ...listen }, ({ port }) => {
   console.log(`listening on http://localhost:${port}`)
 })
 

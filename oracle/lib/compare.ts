@@ -43,7 +43,11 @@ const textsPerChunk = 1024
 const unitsPerChunk = 400_000
 
 /** Runs one set. */
-export async function compareSet(tokenizer: Tokenizer, reference: Reference, options: CompareOptions): Promise<SetResult> {
+export async function compareSet(
+  tokenizer: Tokenizer,
+  reference: Reference,
+  options: CompareOptions,
+): Promise<SetResult> {
   const begin = performance.now()
   const found = new Found(tokenizer, reference, options)
   let tokens = 0
@@ -64,14 +68,22 @@ export async function compareSet(tokenizer: Tokenizer, reference: Reference, opt
   }
   while (ahead.length > 0) await finish()
   const { count, differences } = found
-  return { set: options.set, texts: options.texts.length, tokens, differing: count, differences, seconds: (performance.now() - begin) / 1000 }
+  return {
+    set: options.set,
+    texts: options.texts.length,
+    tokens,
+    differing: count,
+    differences,
+    seconds: (performance.now() - begin) / 1000,
+  }
 }
 
 function* chunksOf(texts: readonly string[]): Generator<readonly string[]> {
   let from = 0
   while (from < texts.length) {
     let to = from
-    for (let units = 0; to < texts.length && to - from < textsPerChunk && units < unitsPerChunk; to += 1) units += texts[to]?.length ?? 0
+    for (let units = 0; to < texts.length && to - from < textsPerChunk && units < unitsPerChunk; to += 1)
+      units += texts[to]?.length ?? 0
     yield texts.slice(from, to)
     from = to
   }
@@ -93,7 +105,12 @@ async function compareChunk(found: Found, chunk: readonly string[], expected: st
 
 async function encodeRows(tokenizer: Tokenizer, texts: readonly string[], addSpecialTokens: boolean): Promise<Rows> {
   // The reference always looks for added tokens in the text.
-  const batch = await tokenizer.encodeBatch(texts, { addSpecialTokens, parseSpecialTokens: true, include: ['offsets'], offsetUnit: 'codepoint' })
+  const batch = await tokenizer.encodeBatch(texts, {
+    addSpecialTokens,
+    parseSpecialTokens: true,
+    include: ['offsets'],
+    offsetUnit: 'codepoint',
+  })
   const lengths = new Uint32Array(texts.length)
   for (let i = 0; i < lengths.length; i += 1) lengths[i] = (batch.rowOffsets[i + 1] ?? 0) - (batch.rowOffsets[i] ?? 0)
   return { lengths, ids: batch.ids, offsets: batch.offsets }
@@ -102,7 +119,11 @@ async function encodeRows(tokenizer: Tokenizer, texts: readonly string[], addSpe
 /** Our own unit of offsets, which the reference does not have, must say the same. */
 async function compareUtf16(found: Found, texts: readonly string[], ours: Rows): Promise<void> {
   const { options } = found
-  const batch = await found.tokenizer.encodeBatch(texts, { addSpecialTokens: options.addSpecialTokens, parseSpecialTokens: true, include: ['offsets'] })
+  const batch = await found.tokenizer.encodeBatch(texts, {
+    addSpecialTokens: options.addSpecialTokens,
+    parseSpecialTokens: true,
+    include: ['offsets'],
+  })
   let at = 0
   for (const [i, text] of texts.entries()) {
     const end = at + (ours.lengths[i] ?? 0)
@@ -111,7 +132,8 @@ async function compareUtf16(found: Found, texts: readonly string[], ours: Rows):
     if (!sameNumbers(expected, actual)) found.add('UTF-16 offsets', text, show(expected), show(actual))
     at = end
   }
-  if (!sameNumbers(ours.ids, batch.ids)) found.add('ids with another unit of offsets', texts[0] ?? '', show(ours.ids), show(batch.ids))
+  if (!sameNumbers(ours.ids, batch.ids))
+    found.add('ids with another unit of offsets', texts[0] ?? '', show(ours.ids), show(batch.ids))
 }
 
 /** Offsets in code points as offsets in UTF-16 units. */
@@ -138,7 +160,13 @@ async function compareDecoded(found: Found, texts: readonly string[], rows: Rows
     if (digestOfAnswer(decoded) === expected) continue
     const theirs = await reference.ask(question)
     for (const [i, text] of texts.entries()) {
-      if (theirs[i] !== decoded[i]) found.add(`decode, skipSpecialTokens ${skipSpecialTokens ? 'on' : 'off'}`, text, quote(theirs[i] ?? ''), quote(decoded[i] ?? ''))
+      if (theirs[i] !== decoded[i])
+        found.add(
+          `decode, skipSpecialTokens ${skipSpecialTokens ? 'on' : 'off'}`,
+          text,
+          quote(theirs[i] ?? ''),
+          quote(decoded[i] ?? ''),
+        )
     }
   }
 }
@@ -182,7 +210,8 @@ async function compareCounts(found: Found, texts: readonly string[]): Promise<vo
   for (const [i, text] of texts.entries()) {
     const expected = (batch.rowOffsets[i + 1] ?? 0) - (batch.rowOffsets[i] ?? 0)
     if (counts[i] !== expected) found.add('countBatch', text, String(expected), String(counts[i]))
-    if (text.length <= maxSyncUnits && found.tokenizer.count(text) !== expected) found.add('count', text, String(expected), String(found.tokenizer.count(text)))
+    if (text.length <= maxSyncUnits && found.tokenizer.count(text) !== expected)
+      found.add('count', text, String(expected), String(found.tokenizer.count(text)))
   }
 }
 
@@ -211,7 +240,10 @@ class Found {
     for (const [i, text] of texts.entries()) {
       const [a, b] = [theirs.lengths[i] ?? 0, ours.lengths[i] ?? 0]
       const sameIds = sameNumbers(theirs.ids.subarray(t, t + a), ours.ids.subarray(o, o + b))
-      const sameOffsets = sameNumbers(theirs.offsets.subarray(2 * t, 2 * (t + a)), ours.offsets.subarray(2 * o, 2 * (o + b)))
+      const sameOffsets = sameNumbers(
+        theirs.offsets.subarray(2 * t, 2 * (t + a)),
+        ours.offsets.subarray(2 * o, 2 * (o + b)),
+      )
       t += a
       o += b
       if (sameIds && sameOffsets) continue
@@ -245,9 +277,9 @@ class Found {
 async function minimise(text: string, differs: (part: string) => Promise<boolean>): Promise<string> {
   let chars = Array.from(text)
   for (let size = Math.ceil(chars.length / 2); size >= 1; size = size === 1 ? 0 : Math.ceil(size / 2)) {
-    for (let again = true; again; ) {
+    for (let again = true; again;) {
       again = false
-      for (let at = 0; at < chars.length; ) {
+      for (let at = 0; at < chars.length;) {
         const rest = [...chars.slice(0, at), ...chars.slice(at + size)]
         if (rest.length < chars.length && rest.length > 0 && (await differs(rest.join('')))) {
           chars = rest
@@ -264,7 +296,10 @@ function sameNumbers(a: Uint32Array, b: Uint32Array): boolean {
 }
 
 function showRow(tokenizer: Tokenizer, { ids, offsets }: Rows): string {
-  const tokens = Array.from(ids.subarray(0, 40), (id, i) => `${id} ${quote(tokenizer.idToToken(id) ?? '?')} ${offsets[2 * i] ?? ''}-${offsets[2 * i + 1] ?? ''}`)
+  const tokens = Array.from(
+    ids.subarray(0, 40),
+    (id, i) => `${id} ${quote(tokenizer.idToToken(id) ?? '?')} ${offsets[2 * i] ?? ''}-${offsets[2 * i + 1] ?? ''}`,
+  )
   return tokens.join(' | ') + (ids.length > 40 ? ` | ... ${ids.length} tokens` : '')
 }
 

@@ -13,7 +13,10 @@ interface Source {
   readonly files: RegExp
 }
 
-const handbook = (language: string): Source => ({ debian: 'debian-handbook', files: new RegExp(`/html/${language}/.*\\.html$`) })
+const handbook = (language: string): Source => ({
+  debian: 'debian-handbook',
+  files: new RegExp(`/html/${language}/.*\\.html$`),
+})
 const help = (language: string): Source => ({ debian: `libreoffice-help-${language}`, files: /\/text\/.*\.html$/ })
 const reference = (language: string): Source => ({ debian: `debian-reference-${language}`, files: /\.html$/ })
 const catalogues = (language: string): Source => ({ debian: `libreoffice-l10n-${language}`, files: /\.mo$/ })
@@ -56,7 +59,11 @@ const sources: Readonly<Record<string, readonly Source[] | 'python'>> = {
 export const languages = Object.keys(sources)
 
 const maxBytes = 26_000_000
-const recipe = hash(JSON.stringify(sources, (_, value: unknown) => (value instanceof RegExp ? value.source : value)), '4', String(maxBytes))
+const recipe = hash(
+  JSON.stringify(sources, (_, value: unknown) => (value instanceof RegExp ? value.source : value)),
+  '4',
+  String(maxBytes),
+)
 
 /** The text of one language. Lines that stood in it before are left out, so that all of it is new. Cached.
  * @throws {Unavailable} if its sources cannot be fetched */
@@ -74,7 +81,10 @@ export function corpus(language: string): string {
 }
 
 /** Those languages whose text can be had, and a sentence for each other. */
-export function availableCorpora(names: readonly string[] = languages): { texts: Map<string, string>; missing: string[] } {
+export function availableCorpora(names: readonly string[] = languages): {
+  texts: Map<string, string>
+  missing: string[]
+} {
   const texts = new Map<string, string>()
   const missing: string[] = []
   for (const name of names) {
@@ -134,7 +144,16 @@ function readText(file: string): string {
 }
 
 function stripHtml(html: string): string {
-  const named: Record<string, string> = { amp: '&', lt: '<', gt: '>', quot: '"', apos: "'", nbsp: '\u00a0', mdash: '—', ndash: '–' }
+  const named: Record<string, string> = {
+    amp: '&',
+    lt: '<',
+    gt: '>',
+    quot: '"',
+    apos: "'",
+    nbsp: '\u00a0',
+    mdash: '—',
+    ndash: '–',
+  }
   return html
     .replaceAll(/<(script|style|head)\b[\s\S]*?<\/\1>/g, '')
     .replaceAll(/<[^>]*>/g, '')
@@ -163,7 +182,9 @@ function pythonFiles(): string[] {
     try {
       const args = ['-c', 'import sysconfig; print(sysconfig.get_path("stdlib"))']
       const folder = execFileSync(name, args, { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim()
-      return filesIn(folder).filter((file) => file.endsWith('.py') && !/site-packages|dist-packages|lib2to3.*data|test.bad/.test(file))
+      return filesIn(folder).filter(
+        (file) => file.endsWith('.py') && !/site-packages|dist-packages|lib2to3.*data|test.bad/.test(file),
+      )
     } catch {
       // The next name may do.
     }
@@ -207,7 +228,8 @@ function unpacked(name: string): string {
 let listsAreFresh = false
 
 function download(name: string, folder: string): void {
-  const apt = (args: string[]): Buffer => execFileSync('apt-get', ['-qq', ...args], { cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] })
+  const apt = (args: string[]): Buffer =>
+    execFileSync('apt-get', ['-qq', ...args], { cwd: folder, stdio: ['ignore', 'ignore', 'pipe'] })
   try {
     apt(['download', name])
   } catch (error) {

@@ -35,7 +35,18 @@ export interface OracleResult {
 
 /** The sets that also run with the template's tokens, in which spaces at a text's ends matter, and that are decoded. */
 const withTemplate = new Set(['known', 'added tokens', 'whitespace', 'corpora'])
-const decoded = new Set(['known', 'whitespace', 'apostrophes', 'added tokens', 'long runs', 'mixes', 'random characters', 'corpora', 'vocabulary', 'code points'])
+const decoded = new Set([
+  'known',
+  'whitespace',
+  'apostrophes',
+  'added tokens',
+  'long runs',
+  'mixes',
+  'random characters',
+  'corpora',
+  'vocabulary',
+  'code points',
+])
 
 /** Compares one tokenizer. */
 export async function runOracle(options: OracleOptions): Promise<OracleResult> {
@@ -49,7 +60,13 @@ export async function runOracle(options: OracleOptions): Promise<OracleResult> {
       const texts = make({ file, corpora: options.corpora, quick: options.quick })
       if (texts.length === 0) continue
       const cold = await options.load(options.file)
-      const shared = { texts, cold, decode: decoded.has(name), everyNth: options.quick || texts.length < 20_000 ? 1 : 16, maxShown: 8 }
+      const shared = {
+        texts,
+        cold,
+        decode: decoded.has(name),
+        everyNth: options.quick || texts.length < 20_000 ? 1 : 16,
+        maxShown: 8,
+      }
       for (const addSpecialTokens of withTemplate.has(name) ? [false, true] : [false]) {
         const set = addSpecialTokens ? `${name}, with template` : name
         const result = await compareSet(tokenizer, reference, { ...shared, set, addSpecialTokens })

@@ -31,7 +31,11 @@ export function installPackages(name: string, folder: string, options: { optiona
     const omit = options.optional === false ? ['--omit=optional'] : []
     const args = ['ci', '--ignore-scripts', '--no-audit', '--no-fund', '--silent', ...omit]
     console.error(`installing the packages of ${name} into ${wanted}`)
-    execFileSync('npm', args, { cwd: staging, stdio: ['ignore', 'ignore', 'pipe'], shell: process.platform === 'win32' })
+    execFileSync('npm', args, {
+      cwd: staging,
+      stdio: ['ignore', 'ignore', 'pipe'],
+      shell: process.platform === 'win32',
+    })
     moveInto(staging, wanted)
   } catch (error) {
     throw new Unavailable(`the packages of ${name} cannot be installed: ${lastLine(error)}`, { cause: error })

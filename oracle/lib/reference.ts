@@ -18,7 +18,12 @@ export interface Rows {
 /** A question to the reference. */
 export type Question =
   | { readonly kind: 'encode'; readonly texts: readonly string[]; readonly addSpecialTokens: boolean }
-  | { readonly kind: 'decode'; readonly lengths: Uint32Array; readonly ids: Uint32Array; readonly skipSpecialTokens: boolean }
+  | {
+      readonly kind: 'decode'
+      readonly lengths: Uint32Array
+      readonly ids: Uint32Array
+      readonly skipSpecialTokens: boolean
+    }
 
 /** Its answer: rows to `encode`, texts to `decode`. */
 export type Answer<Q extends Question> = Q extends { kind: 'encode' } ? Rows : string[]
@@ -44,9 +49,13 @@ export class Reference {
   constructor(packages: string, file: string) {
     this.#packages = packages
     this.#file = file
-    const { version } = JSON.parse(readFileSync(path.join(packages, 'node_modules/tokenizers/package.json'), 'utf8')) as { version: string }
+    const { version } = JSON.parse(
+      readFileSync(path.join(packages, 'node_modules/tokenizers/package.json'), 'utf8'),
+    ) as { version: string }
     this.#answersFile = path.join(cache, `oracle-answers-${version}-2`, `${hash(readFileSync(file))}.json`)
-    const known = existsSync(this.#answersFile) ? (JSON.parse(readFileSync(this.#answersFile, 'utf8')) as [string, string][]) : []
+    const known = existsSync(this.#answersFile)
+      ? (JSON.parse(readFileSync(this.#answersFile, 'utf8')) as [string, string][])
+      : []
     this.#digests = new Map(known)
   }
 
@@ -98,7 +107,8 @@ export class Reference {
       else pending?.reject(new Error(`the reference failed: ${message.error}`))
     })
     child.on('exit', (code, signal) => {
-      for (const pending of this.#pending.values()) pending.reject(new Error(`the reference ended with ${signal ?? code ?? 'no code'}`))
+      for (const pending of this.#pending.values())
+        pending.reject(new Error(`the reference ended with ${signal ?? code ?? 'no code'}`))
       this.#pending.clear()
     })
     return child
@@ -122,7 +132,10 @@ function digestOfQuestion(question: Question): string {
     digest.update(`encode ${String(question.addSpecialTokens)}`)
     updateTexts(digest, question.texts)
   } else {
-    digest.update(`decode ${String(question.skipSpecialTokens)}`).update(bytes(question.lengths)).update(bytes(question.ids))
+    digest
+      .update(`decode ${String(question.skipSpecialTokens)}`)
+      .update(bytes(question.lengths))
+      .update(bytes(question.ids))
   }
   return digest.digest('base64url').slice(0, 22)
 }

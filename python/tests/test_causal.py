@@ -9,13 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 
 from conftest import ModelFolders, Open
 from driver import Driver, Request
+from pillion._sampling import uniforms
 from pillion._step import NO_TOKEN, ROW_SAMPLE
+from pillion.runners import causal
 from pillion.worker import Handler
 from records import StepRecord, decode_output, sequence
 
@@ -90,6 +93,30 @@ def test_a_tight_cache_moves_sequences_and_changes_nothing(tiny: ModelFolders, o
     handler = open_model(tiny("llama"), num_slots=6, max_context=128, kv_cache_bytes=200 * bytes_per_token)
     assert handler.info()["model"]["kvTokens"] == 200
     assert run(handler, texts, lengths, chunk=11, kv_tokens=200) == expected
+
+
+@pytest.mark.parametrize(("kv_tokens", "tier"), [(40, "slots"), (8, "slots"), (3, "single")])
+def test_a_cache_smaller_than_the_context_bounds_it(
+    tiny: ModelFolders, open_model: Open, kv_tokens: int, tier: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = open_model(tiny("llama"), num_slots=3, kv_cache_bytes=kv_tokens * 2 * 2 * 2 * 16 * 4)
+    info = handler.info()["model"]
+    assert (info["kvTokens"], info["maxContext"], info["tier"]) == (kv_tokens, kv_tokens, tier)
+    assert f"the KV cache holds {kv_tokens} tokens" in caplog.text
+    text = list(range(20, 18 + kv_tokens))
+    assert run(handler, [text], [2]) == [plain(tiny("llama"))(text, 2)]
+
+
+def test_slots_that_come_back_lie_elsewhere(tiny: ModelFolders, open_model: Open) -> None:
+    """The same slots decode as before, but their extents have moved: nothing may be remembered of the old ones."""
+    generate = plain(tiny("llama"))
+    short, long, other = ([7, 8, 9], [i + 20 for i in range(60)], [40, 41])
+    handler = open_model(tiny("llama"), num_slots=6, max_context=128, kv_cache_bytes=200 * 2 * 2 * 2 * 16 * 4)
+    driver = Driver(handler, 2, kv_tokens=200)
+    for texts in ((short, other), (long, short), (other, long)):
+        requests = [Request(text, 25) for text in texts]
+        driver.run(requests)
+        assert [request.tokens for request in requests] == [generate(text, 25) for text in texts]
 
 
 def test_a_failing_pass_ends_its_rows_only(tiny: ModelFolders, open_model: Open) -> None:
@@ -174,30 +201,38 @@ def test_values_that_are_not_finite_stay_in_their_row(tiny: ModelFolders, open_m
             assert request.tokens == expected
 
 
-def test_a_copy_continues_as_the_original(tiny: ModelFolders, open_model: Open) -> None:
-    for arch in ("llama", "gemma2"):
-        generate = plain(tiny(arch))
-        prompt = prompts(1, longest=20, seed=6)[0] + [8, 9]
-        handler = open_model(tiny(arch), num_slots=3, max_context=64)
+@pytest.mark.parametrize(
+    ("arch", "single"), [("llama", False), ("llama", True), ("mistral", False), ("gemma2", True), ("mamba", True)]
+)
+def test_a_copy_continues_as_the_original(
+    tiny: ModelFolders, open_model: Open, monkeypatch: pytest.MonkeyPatch, arch: str, single: bool
+) -> None:
+    """One sequence computes a prompt; another takes that over whole, a third one only its beginning."""
+    if single:
+        monkeypatch.setattr(causal, "difference", lambda *_: "for the test")
+    generate = plain(tiny(arch))
+    handler = open_model(tiny(arch), num_slots=4, max_context=64)
+    assert handler.info()["model"]["tier"] == ("single" if single else "slots")
 
-        def send(record: StepRecord, handler: Handler = handler) -> list[int]:
-            output = decode_output(handler.step(record.encode()))
-            assert output.error is None, output.error
-            return output.tokens
+    def send(record: StepRecord) -> list[int]:
+        output = decode_output(handler.step(record.encode()))
+        assert output.error is None, output.error
+        return output.tokens
 
-        length = len(prompt)
-        enter = StepRecord(new=[sequence(0, 0, length, max_len=40)], prompts=prompt, rows=[(0, 0, length - 1, 0)])
-        assert send(enter) == []
-        # Two sequences with the same prompt take over what the first has computed.
-        twins = [sequence(slot, 0, length, max_len=40, temperature=slot - 1.0) for slot in (1, 2)]
-        rows = [(slot, length - 1, 1, ROW_SAMPLE) for slot in (1, 2, 0)]
-        tokens = [send(StepRecord(new=twins, prompts=prompt, copies=[(0, 1), (0, 2)], rows=rows))]
-        for place in range(length, length + 7):
-            tokens.append(send(StepRecord(rows=[(slot, place, 1, ROW_SAMPLE) for slot in (1, 2, 0)])))
-        expected = generate(prompt, 8)
-        assert [row[0] for row in tokens] == expected
-        assert [row[2] for row in tokens] == expected
-        assert [row[1] for row in tokens] != expected
+    shared = [random.Random(6).randrange(3, 500) for _ in range(21)]
+    texts = [[*shared, 8, 9], [*shared, 8, 9], [*shared, 30]]
+    length = len(texts[0])
+    first = sequence(0, 0, length, max_len=40)
+    assert send(StepRecord(new=[first], prompts=texts[0], rows=[(0, 0, length - 1, 0)])) == []
+    others = [sequence(1, 0, length, max_len=40), sequence(2, length, len(texts[2]), max_len=40)]
+    record = StepRecord(new=others, prompts=texts[1] + texts[2], copies=[(0, 1), (0, 2)])
+    record.rows = [(1, length - 1, 1, ROW_SAMPLE), (2, len(shared), 1, ROW_SAMPLE), (0, length - 1, 1, ROW_SAMPLE)]
+    tokens = [send(record)]
+    for step in range(7):
+        rows = [(slot, len(texts[slot]) + step, 1, ROW_SAMPLE) for slot in (1, 2, 0)]
+        tokens.append(send(StepRecord(rows=rows)))
+    for column, slot in enumerate((1, 2, 0)):
+        assert [row[column] for row in tokens] == generate(texts[slot], 8)
 
 
 def test_a_seeded_text_is_the_same_in_any_batch(tiny: ModelFolders, open_model: Open) -> None:
@@ -221,6 +256,22 @@ def test_a_seeded_text_is_the_same_in_any_batch(tiny: ModelFolders, open_model: 
     other_seed = Request(texts[0], 20, params[0] | {"seed": 5})
     Driver(handler, 6).run([replayed, other_seed])
     assert replayed.tokens == together[0].tokens != other_seed.tokens
+
+
+def test_the_number_that_draws_is_that_of_the_position(tiny: ModelFolders, open_model: Open) -> None:
+    """Each token is where the seed's number for its position falls in the model's own distribution."""
+    path = tiny("llama")
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    prompt = [5, 6, 7, 8]
+    request = Request(prompt, 15, {"temperature": 0.9, "seed": 77})
+    Driver(open_model(path, num_slots=2, max_context=64), 2).run([request])
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + request.tokens])).logits[0, len(prompt) - 1 : -1].double()
+    cumulative = torch.softmax(logits / 0.9, dim=-1).cumsum(dim=-1)
+    positions = np.arange(len(prompt), len(prompt) + 15)
+    numbers = torch.from_numpy(uniforms(np.full(15, 77, dtype=np.uint64), positions)).double()
+    expected = torch.searchsorted(cumulative, numbers[:, None], right=True)[:, 0].tolist()
+    assert request.tokens == expected and len(set(expected)) > 5
 
 
 def test_logprobs_are_told_for_rows_that_ask(tiny: ModelFolders, open_model: Open) -> None:

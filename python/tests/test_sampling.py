@@ -101,14 +101,14 @@ def test_a_nucleus_wider_than_the_shortcut_is_exact() -> None:
     torch.manual_seed(4)
     logits = torch.randn(3, 5000) * 0.1
     logits[1] *= 40
-    found = sample(logits.repeat(2000, 1), rows(6000, temperature=1.0, top_p=0.9, seed=1)).tokens.view(2000, 3)
+    found = sample(logits.repeat(600, 1), rows(1800, temperature=1.0, top_p=0.9, seed=1)).tokens.view(600, 3)
     for row in range(3):
         allowed = np.flatnonzero(reference(logits[row], 1.0, top_p=0.9))
         drawn = set(found[:, row].tolist())
         assert drawn <= set(allowed.tolist())
         if row != 1:
             # Nearly uniform over some 4,500 ids: the draws must reach all of that.
-            assert len(drawn) > 1500 and max(drawn) > 4900 and min(drawn) < 100
+            assert len(drawn) > 500 and max(drawn) > 4900 and min(drawn) < 100
 
 
 def test_ties_at_a_border_stay_together() -> None:

@@ -1,6 +1,15 @@
 // Makes a checkout ready to run: tools, npm packages, native build, Python environment, test models. Every part is skipped when it is up to date.
 import { createHash } from 'node:crypto'
-import { existsSync, lstatSync, mkdirSync, readFileSync, readlinkSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 
@@ -27,11 +36,13 @@ export async function checkTools() {
     missing.push(`cargo ${major}.${minor} is too old: run \`rustup update\` (needs ${wanted[1]}.${wanted[2]})`)
   }
   if (!isWindows && (await run('cc', ['--version'], { quiet: true })).code !== 0) {
-    missing.push('no linker (cc): install your system\'s build tools, such as Debian\'s `build-essential`')
+    missing.push("no linker (cc): install your system's build tools, such as Debian's `build-essential`")
   }
   const found = await findPython()
   if (!found) {
-    missing.push('no Python >= 3.11 with venv: install one (Debian: `python3 python3-venv`), or name it in PILLION_PYTHON')
+    missing.push(
+      'no Python >= 3.11 with venv: install one (Debian: `python3 python3-venv`), or name it in PILLION_PYTHON',
+    )
   }
   if (missing.length > 0) fail(`cannot begin:\n${missing.map((m) => `  - ${m}`).join('\n')}`)
 }
@@ -54,10 +65,16 @@ export async function npmPackages() {
   )
 }
 
-/** Cargo and tsup decide themselves what is stale, so this always asks them. */
+/** Cargo decides itself what is stale, so it is always asked. */
 export async function build() {
   await step('build the addon and the bridge', 'npm', ['run', '--silent', 'build:native', '--', '--release'])
-  await step('build the TypeScript API', 'npm', ['run', '--silent', 'build:ts'])
+  const sources = readdirSync(path.join(root, 'src'), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => path.join(path.relative(root, entry.parentPath ?? entry.path), entry.name))
+  const inputs = [...sources.sort(), 'tsup.config.ts', 'scripts/build-dts.mjs', 'package.json', 'package-lock.json']
+  await once('TypeScript API', path.join(root, 'dist', '.pillion-sources'), inputs, () =>
+    step('build the TypeScript API', 'npm', ['run', '--silent', 'build:ts']),
+  )
 }
 
 /** `.venv` with the pinned packages, kept in the cache by the hash of its lock files. */

@@ -160,13 +160,13 @@ fn a_busy_worker_that_dies_leaves_its_last_words() {
 #[test]
 fn a_hung_step_is_cut_off() {
     let mut o = fake();
-    o.supervise.hang_max = Duration::from_millis(300);
-    o.supervise.hang_min = Duration::from_millis(300);
+    o.supervise.hang_max = Duration::from_secs(3);
+    o.supervise.hang_min = Duration::from_secs(3);
     let mut h = Harness::ready(o);
     h.round_trip(1);
     h.backend.submit(&step(2, &[3])).unwrap();
     let error = h.expect_lost();
-    assert!(error.message().contains("step 2 was not answered within 300ms"), "{error}");
+    assert!(error.message().contains("step 2 was not answered within 3s"), "{error}");
     h.expect_ready();
     h.round_trip(3);
     h.close(LONG);
@@ -176,7 +176,7 @@ fn a_hung_step_is_cut_off() {
 fn a_frozen_worker_is_replaced_though_it_has_nothing_to_do() {
     let mut o = fake();
     o.supervise.heartbeat = Duration::from_millis(20);
-    o.supervise.heartbeat_timeout = Duration::from_secs(2);
+    o.supervise.heartbeat_timeout = Duration::from_secs(4);
     let mut h = Harness::ready(o);
     signal(h.pid(), Signal::STOP);
     let error = h.expect_lost();

@@ -15,7 +15,10 @@ use pillion_core::{
     Stage, WorkerStatus, step::Step,
 };
 
-use crate::load::{LoadOptions, Model};
+use crate::{
+    exit,
+    load::{LoadOptions, Model},
+};
 
 /// Overrides `bridge: 'auto'`.
 const BRIDGE_VARIABLE: &str = "PILLION_BRIDGE";
@@ -45,12 +48,15 @@ pub(crate) fn choose(options: &LoadOptions, model: &Model) -> Result<Chosen> {
                     let python = worker_python(options.python.as_deref())?;
                     Box::new(WorkerBackend::new(WorkerOptions::new(python, python_path, load)))
                 }
-                _ => Box::new(EmbeddedBackend::new(EmbeddedOptions {
-                    python: options.python.clone(),
-                    python_path,
-                    load,
-                    bridge_library: None,
-                })),
+                _ => {
+                    exit::python_may_start();
+                    Box::new(EmbeddedBackend::new(EmbeddedOptions {
+                        python: options.python.clone(),
+                        python_path,
+                        load,
+                        bridge_library: None,
+                    }))
+                }
             };
             Ok(Chosen { backend, bridge: Some(bridge) })
         }
@@ -88,12 +94,10 @@ fn bridge_kind(option: Option<&str>) -> Result<BridgeKind> {
     match asked.as_deref() {
         None | Some("auto" | "embedded") => Ok(BridgeKind::Embedded),
         Some("shm") => Ok(BridgeKind::Shm),
-        Some("grpc") => {
-            Err(Error::new(ErrorCode::BridgeUnavailable, "the bridge 'grpc' is not part of this version")
-                .with_stage(Stage::Load)
-                .with_param("bridge")
-                .with_remedy("use bridge: 'embedded' or 'shm', or leave the option out"))
-        }
+        Some("grpc") => Err(Error::new(ErrorCode::BridgeUnavailable, "the bridge 'grpc' is not part of this version")
+            .with_stage(Stage::Load)
+            .with_param("bridge")
+            .with_remedy("use bridge: 'embedded' or 'shm', or leave the option out")),
         Some(other) => Err(Error::invalid("bridge", "'auto', 'embedded', 'shm' or 'grpc'", format_args!("'{other}'"))
             .with_stage(Stage::Load)),
     }

@@ -11,12 +11,11 @@ mod columns;
 mod cut;
 mod engine;
 mod error;
+mod exit;
 mod load;
 mod stream;
 mod texts;
 mod tokenizer;
-
-use std::time::Duration;
 
 use napi_derive::napi;
 
@@ -24,10 +23,4 @@ use napi_derive::napi;
 #[napi]
 pub fn version() -> String {
     pillion_core::VERSION.to_owned()
-}
-
-/// Runs Python's exit functions, for the end of the process, and waits at most so many milliseconds for them. Without Python nothing.
-#[napi(catch_unwind)]
-pub fn end_python(timeout_ms: u32) {
-    pillion_backend_embedded::shutdown(Duration::from_millis(u64::from(timeout_ms)));
 }

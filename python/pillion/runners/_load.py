@@ -51,6 +51,7 @@ def import_packages(num_threads: int, progress: Progress) -> None:
                 remedy="run `npx pillion setup` in a new folder, or reinstall the package",
             ) from error
     _let_transformers_log_to_us()
+    _import_lazy_parts()
     progress("import", len(names), len(names))
 
 
@@ -164,6 +165,8 @@ def _weights_progress(progress: Progress) -> Iterator[None]:
     """Turns the loader's own progress bar into our stage `weights`."""
     from transformers.utils import logging as transformers_logging
 
+    total: int | None = None
+
     class Bar:
         """As much of a tqdm bar as the loader uses."""
 
@@ -172,6 +175,8 @@ def _weights_progress(progress: Progress) -> Iterator[None]:
             self.total = len(items) if total is None and items is not None else total
 
         def __iter__(self) -> Iterator[Any]:
+            nonlocal total
+            total = self.total
             step = max(1, (self.total or 1) // 100)
             for done, item in enumerate(self.items):
                 if done % step == 0:
@@ -193,7 +198,15 @@ def _weights_progress(progress: Progress) -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_tqdm_hook(previous)
-    progress("weights", 1, 1)
+    progress("weights", total or 1, total or 1)
+
+
+def _import_lazy_parts() -> None:
+    """transformers imports most of itself on first use, which would pass for slow weights."""
+    import transformers
+
+    for name in ("AutoConfig", "AutoModelForCausalLM", "DynamicCache"):
+        getattr(transformers, name)
 
 
 def _let_transformers_log_to_us() -> None:

@@ -79,9 +79,13 @@ def _geometry(layers: list[Any], grown: list[Any], vocab_size: int) -> tuple[Geo
     ), ""
 
 
-def difference(tier: Tier, reference: Reference, num_slots: int) -> str:
-    """How the tier's logits differ from the reference; empty if they agree."""
+def difference(tier: Tier, reference: Reference, num_slots: int, kv_tokens: int) -> str:
+    """How the tier's logits differ from the reference; empty if they agree. As many texts are tried as have room."""
     texts = reference.texts[:num_slots]
+    while texts and sum(len(text) for text in texts) > kv_tokens:
+        texts = texts[:-1]
+    if not texts:
+        return f"a cache of {kv_tokens} tokens is too small to try it"
     device = texts[0].device
     pool = torch.zeros((len(texts), max(len(text) for text in texts) + 1), dtype=torch.int32, device=device)
     for slot, text in enumerate(texts):

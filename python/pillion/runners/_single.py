@@ -50,8 +50,10 @@ class SingleTier:
         """Runs row after row. A chunk that is not the last of its prompt may wait: it is run together with the next
         one."""
         logits = []
-        rows = zip(batch.slots.tolist(), batch.ends.tolist(), batch.sampled.tolist(), strict=True)
-        for slot, end, sampled in rows:
+        columns = (batch.slots, batch.starts, batch.ends, batch.sampled)
+        for slot, first, end, sampled in zip(*(column.tolist() for column in columns), strict=True):
+            if first < self._lengths[slot]:
+                self._rewind(slot, first)
             start = self._lengths[slot]
             if not sampled and self._whole_prompts and start == 0:
                 continue
@@ -67,6 +69,16 @@ class SingleTier:
         if not logits:
             return torch.empty((0, self._vocab_size), device=batch.pool.device)
         return torch.stack(logits)
+
+    def _rewind(self, slot: int, length: int) -> None:
+        """Forgets what a copy brought beyond `length`; all of it where a layer cannot forget a part."""
+        cache = self._caches[slot]
+        if self._whole_prompts or any(cache.is_sliding):
+            self._caches[slot] = new_cache(self._model)
+            self._lengths[slot] = 0
+        else:
+            cache.crop(length - self._lengths[slot])
+            self._lengths[slot] = length
 
     def close(self) -> None:
         """Drops all caches."""

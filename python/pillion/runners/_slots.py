@@ -19,11 +19,10 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.cache_utils import Cache, CacheLayerMixin
 
 from pillion._arena import Arena
+from pillion.runners._attention import Chunk, Plan, Run, SlotCache, attend
 from pillion.runners._tier import Batch, Geometry
 
 __all__ = ["ATTENTION", "SlotTier"]
@@ -31,29 +30,15 @@ __all__ = ["ATTENTION", "SlotTier"]
 ATTENTION: Final = "pillion_slots"
 """The name of our attention function in transformers' registry."""
 
-# What an attention function may be given beyond its own parameters and needs not heed. Anything else is refused, at
-# load.
-_IGNORED: Final = frozenset({"position_ids", "use_cache", "output_attentions", "output_hidden_states"})
 
-
-class Run(NamedTuple):
-    """Decode rows whose extents lie at equal distances, so that one view of the cache holds them all."""
+class RunPlace(NamedTuple):
+    """Decode rows whose extents lie at equal distances."""
 
     first: int
-    """Index of its first row in the batch's packed order."""
+    """Index of its first row in the packed text."""
     rows: int
     offset: int
     distance: int
-
-
-class Chunk(NamedTuple):
-    """A prefill row: more than one position of one sequence."""
-
-    first: int
-    """Index of its first token in the packed text."""
-    tokens: int
-    start: int
-    offset: int
 
 
 class Order(NamedTuple):
@@ -62,20 +47,7 @@ class Order(NamedTuple):
     rows: NDArray[np.int64]
     offsets: NDArray[np.int64]
     """Where each row's extent begins, in packed order."""
-    runs: list[Run]
-
-
-class Plan(NamedTuple):
-    """How one batch lies in the packed text and in the cache."""
-
-    kv_index: torch.Tensor
-    """The place in the arena of every token."""
-    runs: list[Run]
-    lengths: NDArray[np.int64]
-    """How far each decode row may look, in packed order."""
-    chunks: list[Chunk]
-    masks: dict[tuple[int, int | None], torch.Tensor | None]
-    """Made when first needed and shared by all layers: by index of the run (or chunk, after the runs) and window."""
+    runs: list[RunPlace]
 
 
 class SlotTier:
@@ -91,12 +63,12 @@ class SlotTier:
         places, heads = arena.capacity, geometry.num_kv_heads
         self._keys = _zeros((geometry.num_layers, heads, places, geometry.key_dim), geometry.dtype, device)
         self._values = _zeros((geometry.num_layers, heads, places, geometry.value_dim), geometry.dtype, device)
-        self._cache = _SlotCache(self._keys, self._values)
+        self._cache = SlotCache(self._keys, self._values)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         # Decode runs stay the same from step to step until a sequence enters or leaves.
         self._version = 0
         self._known: tuple[int, bytes, Order] | None = None
-        AttentionInterface.register(ATTENTION, _attend)
+        AttentionInterface.register(ATTENTION, attend)
         model.set_attn_implementation(ATTENTION)
         for module in model.modules():
             if isinstance(getattr(module, "layer_idx", None), int):
@@ -149,13 +121,16 @@ class SlotTier:
         num_tokens = len(positions)
         token_index, kv_index, position_ids = on_device[: 3 * num_tokens].view(3, num_tokens)
         last_index = on_device[3 * num_tokens :]
-        chunks = [
-            Chunk(int(firsts[row]), int(counts[row]), int(starts[row]), int(offsets[row]))
-            for row in range(num_decode, len(order))
-        ]
-        self._cache.plan = Plan(kv_index, runs, starts[:num_decode] + 1, chunks, {})
-        ids = batch.pool.view(-1).index_select(0, token_index).long()[None, :]
-        logits = self._run(ids, position_ids[None, :], last_index)
+        parts: list[Run | Chunk] = []
+        for run in runs:
+            rows = slice(run.first, run.first + run.rows)
+            parts.append(Run(self._keys, self._values, rows, starts[rows] + 1, run.offset, run.distance))
+        for row in range(num_decode, len(order)):
+            tokens = slice(int(firsts[row]), int(firsts[row] + counts[row]))
+            parts.append(Chunk(self._keys, self._values, tokens, int(starts[row]), int(offsets[row])))
+        self._cache.plan = Plan(kv_index, parts)
+        ids = batch.pool.view(-1).index_select(0, token_index).long()
+        logits = self._run(ids, position_ids, last_index)
         if not len(lasts):
             return logits
         # Back from the packed order to the order of the rows.
@@ -171,17 +146,26 @@ class SlotTier:
         self._keys = self._values = torch.empty(0)
 
     def _run(self, ids: torch.Tensor, position_ids: torch.Tensor, last_index: torch.Tensor) -> torch.Tensor:
+        """Runs the model over the packed text; gives the logits at `last_index`."""
+        num_tokens = len(ids)
+        decoding = all(isinstance(part, Run) for part in self._cache.plan.parts)
+        shape = (num_tokens, 1) if decoding else (1, num_tokens)
         keywords: dict[str, Any] = {}
-        if self._keeps_logits:
+        chosen = self._keeps_logits and not decoding
+        if chosen:
             # An empty choice would ask for an empty product; one row is thrown away instead.
             keywords["logits_to_keep"] = last_index if len(last_index) else 1
         output = self._model(
-            input_ids=ids, position_ids=position_ids, past_key_values=self._cache, use_cache=True, **keywords
+            input_ids=ids.view(shape),
+            position_ids=position_ids.view(shape),
+            past_key_values=self._cache,
+            use_cache=True,
+            **keywords,
         )
-        logits: torch.Tensor = output.logits[0]
+        logits: torch.Tensor = output.logits.flatten(0, 1)
         if not len(last_index):
             return logits[:0]
-        return logits if self._keeps_logits else logits[last_index]
+        return logits if chosen or len(last_index) == num_tokens else logits[last_index]
 
     def _order(self, batch: Batch) -> Order:
         decode = batch.counts == 1
@@ -201,10 +185,10 @@ class SlotTier:
         )
 
 
-def _runs(slots: list[int], lengths: list[int], arena: Arena) -> list[Run]:
+def _runs(slots: list[int], lengths: list[int], arena: Arena) -> list[RunPlace]:
     """Cuts rows, ordered by place, into runs of equal extents at equal distances, each of which can be one view. A
     view is never longer than an extent, so that it shows no other sequence."""
-    runs: list[Run] = []
+    runs: list[RunPlace] = []
     for row, slot in enumerate(slots):
         offset, size = arena.offset(slot), arena.size(slot)
         if runs:
@@ -215,9 +199,9 @@ def _runs(slots: list[int], lengths: list[int], arena: Arena) -> list[Run]:
             # What a short row computes in vain beside a long one should cost less than a call of its own.
             alike = abs(lengths[row] - lengths[last.first]) <= 1024
             if regular and same and alike:
-                runs[-1] = Run(last.first, last.rows + 1, last.offset, distance)
+                runs[-1] = RunPlace(last.first, last.rows + 1, last.offset, distance)
                 continue
-        runs.append(Run(row, 1, offset, size))
+        runs.append(RunPlace(row, 1, offset, size))
     return runs
 
 
@@ -226,182 +210,6 @@ def _ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.
     firsts = np.cumsum(counts) - counts
     ranges: NDArray[np.int64] = np.arange(int(counts.sum()), dtype=np.int64) + np.repeat(starts - firsts, counts)
     return ranges
-
-
-class _Layer(CacheLayerMixin):  # type: ignore[misc]
-    """What models ask of a layer of the cache before they attend; the data are in the arena."""
-
-    is_sliding = False
-
-    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        raise AssertionError("the arena is made at load: this is a bug")
-
-    def update(self, *_: object, **__: object) -> tuple[torch.Tensor, torch.Tensor]:
-        raise AssertionError("the cache writes to the arena itself: this is a bug")
-
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_max_length(self) -> int:
-        return -1
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
-
-
-class _SlotCache(Cache):  # type: ignore[misc]
-    """The arena as transformers' `Cache`: writes a step's keys and values where they belong."""
-
-    plan: Plan
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
-        super().__init__(layers=[_Layer() for _ in range(len(keys))])
-        self.keys = list(keys)
-        self.values = list(values)
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: object, **__: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Writes the new keys and values; gives them back as they came, since our attention reads the arena."""
-        index = self.plan.kv_index
-        self.keys[layer_idx].index_copy_(1, index, key_states[0])
-        self.values[layer_idx].index_copy_(1, index, value_states[0])
-        return key_states, value_states
-
-
-def _view(cache: torch.Tensor, rows: int, offset: int, distance: int, length: int) -> torch.Tensor:
-    """[rows, heads, length, dim] over extents at equal distances in one layer's [heads, places, dim]."""
-    heads, places, dim = cache.shape
-    begin = cache.storage_offset() + offset * dim
-    return cache.as_strided((rows, heads, length, dim), (distance * dim, places * dim, dim, 1), begin)
-
-
-def _attend(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    sliding_window: int | None = None,
-    is_causal: bool | None = None,
-    **others: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of transformers' interface: `query` is [1, heads, tokens, dim], the result [1, tokens, heads, dim]."""
-    unknown = [
-        name for name, given in others.items() if name not in _IGNORED and given is not None and given is not False
-    ]
-    if attention_mask is not None:
-        unknown.append("a mask of its own")
-    if is_causal is False:
-        unknown.append("is_causal=False")
-    if unknown:
-        raise NotImplementedError(f"attention with {', '.join(unknown)}")
-    cache: _SlotCache = module.pillion_cache
-    plan = cache.plan
-    layer: int = module.layer_idx
-    keys, values = cache.keys[layer], cache.values[layer]
-    by_token = query[0].transpose(0, 1)
-    parts: list[torch.Tensor] = []
-    for index, run in enumerate(plan.runs):
-        rows = by_token[run.first : run.first + run.rows]
-        parts.append(_attend_run(rows, keys, values, plan, index, scaling, sliding_window))
-    for index, chunk in enumerate(plan.chunks):
-        tokens = query[:, :, chunk.first : chunk.first + chunk.tokens]
-        parts.append(_attend_chunk(tokens, keys, values, plan, index, scaling, sliding_window))
-    result = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return result[None], None
-
-
-def _attend_run(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    plan: Plan,
-    index: int,
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
-    """One query of each row of a run, [rows, heads, dim] to the same. The heads that share keys stand as queries of one
-    head, so that no key is repeated."""
-    run = plan.runs[index]
-    lengths = plan.lengths[run.first : run.first + run.rows]
-    length = int(lengths.max())
-    result = scaled_dot_product_attention(
-        query.reshape(run.rows, len(keys), -1, query.shape[2]),
-        _view(keys, run.rows, run.offset, run.distance, length),
-        _view(values, run.rows, run.offset, run.distance, length),
-        attn_mask=_run_mask(plan, index, lengths, length, window, query),
-        scale=scaling,
-    )
-    return result.reshape(run.rows, -1, values.shape[2])
-
-
-def _attend_chunk(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    plan: Plan,
-    index: int,
-    scaling: float | None,
-    window: int | None,
-) -> torch.Tensor:
-    """The queries of one prefill row, [1, heads, tokens, dim] to [tokens, heads, dim]."""
-    chunk = plan.chunks[index]
-    mask = _chunk_mask(plan, len(plan.runs) + index, chunk, window, query)
-    own_keys = _view(keys, 1, chunk.offset, 0, chunk.start + chunk.tokens)
-    own_values = _view(values, 1, chunk.offset, 0, chunk.start + chunk.tokens)
-    sharing = query.shape[1] // len(keys)
-    if sharing > 1 and mask is not None and query.device.type != "cpu":
-        # Only the slowest kernel of a GPU takes both a mask and shared keys.
-        own_keys = own_keys.repeat_interleave(sharing, dim=1)
-        own_values = own_values.repeat_interleave(sharing, dim=1)
-        sharing = 1
-    result = scaled_dot_product_attention(
-        query, own_keys, own_values, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=sharing > 1
-    )
-    return result[0].transpose(0, 1)
-
-
-def _run_mask(
-    plan: Plan, index: int, lengths: NDArray[np.int64], length: int, window: int | None, like: torch.Tensor
-) -> torch.Tensor | None:
-    """What decode rows may see, to be added to the scores; None if all see the same."""
-    if window is not None and length <= window:
-        window = None
-    if (index, window) not in plan.masks:
-        if window is None and (lengths == length).all():
-            plan.masks[index, window] = None
-        else:
-            ends = torch.from_numpy(lengths).to(like.device)[:, None]
-            position = torch.arange(length, device=like.device)[None, :]
-            hidden = position >= ends
-            if window is not None:
-                hidden |= position < ends - window
-            plan.masks[index, window] = _additive(hidden, like)[:, None, None, :]
-    return plan.masks[index, window]
-
-
-def _chunk_mask(plan: Plan, index: int, chunk: Chunk, window: int | None, like: torch.Tensor) -> torch.Tensor | None:
-    """What the positions of a prefill row may see; None if that is plain causal attention from the beginning."""
-    end = chunk.start + chunk.tokens
-    if window is not None and end <= window:
-        window = None
-    if chunk.start == 0 and window is None:
-        return None
-    if (index, window) not in plan.masks:
-        queries = torch.arange(chunk.start, end, device=like.device)[:, None]
-        position = torch.arange(end, device=like.device)[None, :]
-        hidden = position > queries
-        if window is not None:
-            hidden |= position <= queries - window
-        plan.masks[index, window] = _additive(hidden, like)
-    return plan.masks[index, window]
-
-
-def _additive(hidden: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(hidden.shape, dtype=like.dtype, device=like.device).masked_fill_(hidden, -torch.inf)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

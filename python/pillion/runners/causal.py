@@ -86,7 +86,7 @@ class CausalRunner:
             try:
                 arena = Arena(self._kv_tokens, stride)
                 tier = SlotTier(model, reference.geometry, arena, loaded.device)
-                reason = difference(tier, reference, self._num_slots)
+                reason = difference(tier, reference, self._num_slots, self._kv_tokens)
             except Exception as error:
                 if is_out_of_memory(error):
                     raise

@@ -158,6 +158,3 @@ fn trailing_space(text: &str) -> usize {
 fn leading_space(text: &str) -> usize {
     text.len() - text.trim_start_matches(is_space).len()
 }
-
-#[cfg(test)]
-mod tests;

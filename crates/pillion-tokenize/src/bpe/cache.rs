@@ -18,7 +18,8 @@ struct Slot {
     ids: [u32; MAX_INLINE],
 }
 
-const EMPTY: Slot = Slot { low: 0, high: 0, ids: [0; MAX_INLINE] };
+/// It has the key of no word, nor [`ShortKey::NONE`].
+const EMPTY: Slot = Slot { low: 0, high: 1, ids: [0; MAX_INLINE] };
 const SHORT_BITS: u64 = u64::MAX >> (64 - COUNT_SHIFT);
 
 /// Two slots that the same keys may stand in, one cache line.

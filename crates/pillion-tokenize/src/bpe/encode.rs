@@ -166,14 +166,7 @@ impl ByteLevelBpe {
     }
 
     #[inline(never)]
-    fn long_word(
-        &self,
-        word: Word,
-        bytes: &[u8],
-        long: &LongCache,
-        pending: &mut Pending,
-        sink: &mut Sink<'_>,
-    ) {
+    fn long_word(&self, word: Word, bytes: &[u8], long: &LongCache, pending: &mut Pending, sink: &mut Sink<'_>) {
         let text = &bytes[word.start..word.end];
         let hash = if text.len() > MAX_LONG { 0 } else { self.key.bytes(text) };
         match long.get(text, hash) {

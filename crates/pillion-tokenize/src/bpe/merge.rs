@@ -11,9 +11,8 @@ use super::hash::HashKey;
 use chars::CharTokens;
 use lanes::Lanes;
 use long::LongWord;
-use pairs::PairTable;
-pub(super) use pairs::{MAX_MERGES, NO_RANK};
-
+pub(super) use pairs::MAX_MERGES;
+use pairs::{Joined, NO_RANK, PairTable};
 
 /// One line of the merge list: two ids and what they become.
 #[derive(Clone, Copy)]
@@ -25,11 +24,9 @@ pub(super) struct Merge {
 
 pub(super) struct Merges {
     pairs: PairTable,
-    /// The result of the merge of each rank.
-    results: Vec<u32>,
     byte_ids: [u32; 256],
-    /// The rank of each pair of bytes.
-    byte_ranks: Vec<u32>,
+    /// How each pair of bytes merges.
+    byte_pairs: Vec<Joined>,
     chars: CharTokens,
     /// No merge ranks before one that makes its left or right part.
     ordered: bool,
@@ -45,17 +42,14 @@ impl Merges {
         key: HashKey,
     ) -> Self {
         let mut pairs = PairTable::new(merges.len(), key);
-        let results = merges.iter().map(|merge| merge.map_or(0, |merge| merge.result)).collect();
         for (rank, merge) in merges.iter().enumerate() {
-            if let Some(Merge { left, right, .. }) = merge {
-                pairs.insert(*left, *right, rank as u32);
+            if let Some(Merge { left, right, result }) = *merge {
+                pairs.insert(left, right, Joined { rank: rank as u32, id: result });
             }
         }
-        let mut byte_ranks = vec![NO_RANK; 1 << 16];
-        for (pair, rank) in byte_ranks.iter_mut().enumerate() {
-            *rank = pairs.rank(byte_ids[pair >> 8], byte_ids[pair & 0xff]);
-        }
-        let mut this = Self { pairs, results, byte_ids, byte_ranks, chars: CharTokens::default(), ordered: false };
+        let byte_pairs = (0..1 << 16).map(|pair: usize| pairs.get(byte_ids[pair >> 8], byte_ids[pair & 0xff]));
+        let byte_pairs = byte_pairs.collect();
+        let mut this = Self { pairs, byte_ids, byte_pairs, chars: CharTokens::default(), ordered: false };
         this.ordered = this.is_ordered(merges);
         this.chars = CharTokens::new(&this, merges, bytes_of);
         this
@@ -80,7 +74,7 @@ impl Merges {
 
     #[inline(always)]
     fn rank(&self, left: u32, right: u32) -> u32 {
-        self.pairs.rank(left, right)
+        self.pairs.get(left, right).rank
     }
 
     /// The first symbols of `word`, which may be cut anywhere.

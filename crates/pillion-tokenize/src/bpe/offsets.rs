@@ -125,11 +125,10 @@ impl Writer<'_> {
     fn added(&mut self, id: u32, range: Range<usize>) {
         let token = &self.text[range.clone()];
         let is_space = |c: char| c == '\u{120}' || c.is_whitespace();
-        let leading = token.len() - token.trim_start_matches(is_space).len();
-        let trailing = token.len() - token.trim_end_matches(is_space).len();
-        let leading_chars = token[..leading].chars().count();
+        let leading = token.chars().take_while(|&c| is_space(c)).count();
+        let trailing = token.chars().rev().take_while(|&c| is_space(c)).count();
         self.out.ids.push(id);
-        self.push_offsets(range, leading, leading_chars, trailing);
+        self.push_offsets(range, leading, trailing);
         self.words += 1;
     }
 
@@ -185,23 +184,24 @@ impl Writer<'_> {
             let leading = bytes.iter().take_while(|&&byte| byte == b' ').count();
             let trailing = bytes.iter().rev().take_while(|&&byte| byte == b' ').count();
             let origin = source.range(text, range.start + at..range.start + at + bytes.len());
-            self.push_offsets(origin, leading, leading, trailing);
+            self.push_offsets(origin, leading, trailing);
             at += bytes.len();
         }
         self.words += 1;
     }
 
-    /// Adds the offsets of a token, given how many bytes of whitespace it begins and ends with.
-    fn push_offsets(&mut self, range: Range<usize>, leading: usize, leading_chars: usize, trailing: usize) {
+    /// Adds the offsets of a token, given how many characters of whitespace it begins and ends with. A space that was
+    /// put before the text counts for the character that it was put before, as in the reference.
+    fn push_offsets(&mut self, range: Range<usize>, leading: usize, trailing: usize) {
         let (mut start, mut end) = (range.start, range.end);
         if let Trim::Spaces { keeps_first } = self.tokenizer.trim {
             let is_first = self.out.offsets.is_empty() || start == 0;
-            let kept = is_first && keeps_first && leading_chars == 1;
-            if leading > 0 && !kept {
-                start = (start + leading).min(end);
+            if leading > 0 && !(is_first && keeps_first && leading == 1) {
+                start = self.text[start..end].char_indices().nth(leading).map_or(end, |(at, _)| start + at);
             }
-            if trailing > 0 && end >= trailing {
-                end = (end - trailing).max(start);
+            if trailing > 0 {
+                let last = self.text[start..end].char_indices().nth_back(trailing - 1);
+                end = last.map_or(start, |(at, _)| start + at);
             }
         }
         self.out.offsets.push((start as u32, end as u32));

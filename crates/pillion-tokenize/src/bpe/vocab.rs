@@ -8,8 +8,8 @@ use super::hash::{HashKey, slot_of};
 use super::simd::prefetch;
 use super::word::{MAX_SHORT, ShortKey};
 
-/// Ids must be below this, so that a pair of them and a rank fit into one number.
-pub(super) const MAX_ID: u32 = (1 << 21) - 1;
+/// Ids must be below this: the tables by id are that long at most.
+pub(super) const MAX_ID: u32 = 1 << 24;
 const NO_ENTRY: u32 = u32::MAX;
 /// Set in an index's value if the token is what the engine gives for its own bytes.
 const WHOLE: u32 = 1 << 31;

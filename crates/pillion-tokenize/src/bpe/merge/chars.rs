@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Merge, Merges, NO_RANK};
+use super::{Joined, Merge, Merges, NO_RANK};
 use crate::bpe::table::decode_wide;
 
 /// The token of each character of the basic plane, and the bytes beside the character for which that is not certain.
@@ -61,11 +61,7 @@ impl CharTokens {
     /// reference's order, are those within its characters and, in the same order as without them, the others. What
     /// could interfere is a merge with a token that ends with the byte before the character, or begins with the one
     /// after it.
-    pub(super) fn new<'a>(
-        merges: &Merges,
-        list: &[Option<Merge>],
-        bytes_of: impl Fn(u32) -> Option<&'a [u8]>,
-    ) -> Self {
+    pub(super) fn new<'a>(merges: &Merges, list: &[Option<Merge>], bytes_of: impl Fn(u32) -> Option<&'a [u8]>) -> Self {
         let beside = Beside::new(merges, list, bytes_of);
         let mut this = Self { tokens: vec![NO_TOKEN; BASIC], masks: vec![ByteMask::default()] };
         let mut known = HashMap::from([(ByteMask::default(), 0)]);
@@ -128,11 +124,14 @@ impl Beside {
         let (mut before, mut after) = (ByteMask::default(), ByteMask::default());
         let (mut len, mut highest) = (bytes.len(), 0);
         while len > 1 {
-            let ranks = (0..len - 1).map(|place| (merges.rank(symbols[place], symbols[place + 1]), place));
-            let (rank, place) = ranks.min().filter(|&(rank, _)| rank != NO_RANK)?;
+            let pairs = (0..len - 1).map(|place| (merges.pairs.get(symbols[place], symbols[place + 1]), place));
+            let (Joined { rank, id }, place) = pairs.min_by_key(|(joined, place)| (joined.rank, *place))?;
+            if rank == NO_RANK {
+                return None;
+            }
             self.block(&mut before, &mut after, symbols[0], symbols[len - 1], rank);
             highest = rank.max(highest);
-            symbols[place] = merges.results[rank as usize];
+            symbols[place] = id;
             symbols.copy_within(place + 2.., place + 1);
             len -= 1;
         }

@@ -1,8 +1,7 @@
 //! Merging of several words at a time, one step of each in turn. A step looks up two pairs, which are seldom in the
 //! core's own cache: alone it would wait for them, so the look-ups of all words begin before the first is needed.
 
-
-use super::{Merges, NO_RANK};
+use super::{Joined, Merges, NO_RANK};
 
 /// Words that merge at a time.
 const LANES: usize = 8;
@@ -84,6 +83,8 @@ struct Lane {
     len: usize,
     /// The place that was joined last.
     joined: usize,
+    /// Whether all pairs have their keys.
+    ranked: bool,
 }
 
 const PLACE_BITS: u32 = MAX_SYMBOLS.trailing_zeros();
@@ -107,7 +108,16 @@ const fn places(difference: u8) -> [u8; MAX_SYMBOLS] {
 impl Lane {
     fn new() -> Self {
         let ids = [0; MAX_SYMBOLS];
-        Self { ids, keys: [NO_KEY; MAX_SYMBOLS], results: ids, next: NEXT, previous: PREVIOUS, len: 0, joined: 0 }
+        Self {
+            ids,
+            keys: [NO_KEY; MAX_SYMBOLS],
+            results: ids,
+            next: NEXT,
+            previous: PREVIOUS,
+            len: 0,
+            joined: 0,
+            ranked: false,
+        }
     }
 
     fn fill(&mut self, merges: &Merges, word: &[u8]) -> bool {
@@ -118,6 +128,7 @@ impl Lane {
             return self.fill_ascii(merges, word);
         }
         self.len = 0;
+        self.ranked = false;
         for id in merges.seeds(word) {
             let Some(room) = self.ids.get_mut(self.len) else { return false };
             *room = id;
@@ -136,24 +147,29 @@ impl Lane {
         for (id, &byte) in ids.iter_mut().zip(word) {
             *id = merges.byte_id(byte);
         }
+        for (place, pair) in word.windows(2).enumerate() {
+            self.set(place & PLACE, merges.byte_pairs[usize::from(pair[0]) << 8 | usize::from(pair[1])]);
+        }
+        self.ranked = true;
         true
     }
 
-    /// Ranks all pairs.
+    /// Ranks all pairs, where that is still to do.
     fn rank(&mut self, merges: &Merges) {
+        if self.ranked {
+            return;
+        }
         for place in 0..self.len.saturating_sub(1) {
-            let rank = merges.rank(self.ids[place & PLACE], self.ids[(place + 1) & PLACE]);
-            self.set(merges, place & PLACE, rank);
+            let joined = merges.pairs.get(self.ids[place & PLACE], self.ids[(place + 1) & PLACE]);
+            self.set(place & PLACE, joined);
         }
     }
 
     #[inline(always)]
-    fn set(&mut self, merges: &Merges, place: usize, rank: u32) {
-        self.keys[place] = NO_KEY;
-        if rank != NO_RANK {
-            self.keys[place] = (rank << PLACE_BITS) as i32 | place as i32;
-            self.results[place] = merges.results[rank as usize];
-        }
+    fn set(&mut self, place: usize, joined: Joined) {
+        let key = (joined.rank << PLACE_BITS) as i32 | place as i32;
+        self.keys[place] = if joined.rank == NO_RANK { NO_KEY } else { key };
+        self.results[place] = joined.id;
     }
 
     /// Joins the pair of the lowest rank, if any, and begins to look up the pairs that it makes.
@@ -186,11 +202,11 @@ impl Lane {
         let id = self.ids[place];
         let after = usize::from(self.next[place]);
         if after < self.len {
-            self.set(merges, place, merges.rank(id, self.ids[after & PLACE]));
+            self.set(place, merges.pairs.get(id, self.ids[after & PLACE]));
         }
         if place > 0 {
             let before = usize::from(self.previous[place]) & PLACE;
-            self.set(merges, before, merges.rank(self.ids[before], id));
+            self.set(before, merges.pairs.get(self.ids[before], id));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::{Merges, NO_RANK};
+use super::{Joined, Merges, NO_RANK};
 
 /// The room that long words merge in; what it keeps between words is bounded.
 #[derive(Default)]
@@ -16,8 +16,8 @@ pub(in crate::bpe) struct LongWord {
 #[derive(Clone, Copy)]
 struct Symbol {
     id: u32,
-    /// The rank of the pair with the next symbol.
-    rank: u32,
+    /// How the symbol merges with the next one.
+    joined: Joined,
     previous: u32,
     next: u32,
 }
@@ -31,7 +31,7 @@ impl LongWord {
         self.symbols.clear();
         self.symbols.extend(seeds.zip(0..).map(|(id, place): (u32, u32)| Symbol {
             id,
-            rank: NO_RANK,
+            joined: Joined { rank: NO_RANK, id: 0 },
             previous: place.wrapping_sub(1),
             next: place + 1,
         }));
@@ -62,14 +62,14 @@ impl LongWord {
         }
         while let Some(key) = queue.pop() {
             let (rank, place) = ((key >> 32) as u32, key as u32);
-            let Symbol { rank: current, previous, next, .. } = symbols[place as usize];
+            let Symbol { joined, previous, next, .. } = symbols[place as usize];
             // The pair may have merged with others since.
-            if current != rank {
+            if joined.rank != rank {
                 continue;
             }
             let after = symbols[next as usize].next;
-            symbols[next as usize].rank = NO_RANK;
-            symbols[place as usize].id = merges.results[rank as usize];
+            symbols[next as usize].joined.rank = NO_RANK;
+            symbols[place as usize].id = joined.id;
             symbols[place as usize].next = after;
             if let Some(after) = symbols.get_mut(after as usize) {
                 after.previous = place;
@@ -86,10 +86,13 @@ impl LongWord {
 #[inline(always)]
 fn pair(symbols: &mut [Symbol], merges: &Merges, place: u32, queue: &mut impl Queue) {
     let Symbol { id, next, .. } = symbols[place as usize];
-    let rank = symbols.get(next as usize).map_or(NO_RANK, |next| merges.rank(id, next.id));
-    symbols[place as usize].rank = rank;
-    if rank != NO_RANK {
-        queue.push(u64::from(rank) << 32 | u64::from(place));
+    let joined = match symbols.get(next as usize) {
+        Some(next) => merges.pairs.get(id, next.id),
+        None => Joined { rank: NO_RANK, id },
+    };
+    symbols[place as usize].joined = joined;
+    if joined.rank != NO_RANK {
+        queue.push(u64::from(joined.rank) << 32 | u64::from(place));
     }
 }
 

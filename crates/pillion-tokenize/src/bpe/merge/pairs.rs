@@ -1,36 +1,51 @@
-//! The rank of each pair of tokens that merges, one number a slot.
+//! The pairs of tokens that merge: rank and result, in one place in memory.
 
 use crate::bpe::hash::{HashKey, slot_of};
 use crate::bpe::simd::prefetch;
 
-const RANK_BITS: u32 = 22;
-const ID_BITS: u32 = 21;
-/// Ranks must be below this.
-pub(in crate::bpe) const MAX_MERGES: usize = (1 << RANK_BITS) - 1;
+/// Ranks must be below this, so that a rank and a place fit into one number.
+pub(in crate::bpe) const MAX_MERGES: usize = (1 << 25) - 1;
 /// The rank of a pair that does not merge: it is no rank.
-pub(in crate::bpe) const NO_RANK: u32 = (1 << RANK_BITS) - 1;
-const EMPTY: u64 = u64::MAX;
+pub(super) const NO_RANK: u32 = u32::MAX;
+
+/// How a pair merges.
+#[derive(Clone, Copy)]
+pub(super) struct Joined {
+    pub(super) rank: u32,
+    /// The token that the two become.
+    pub(super) id: u32,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(16))]
+struct Slot {
+    pair: u64,
+    joined: Joined,
+}
+
+/// It has the rank of a pair that does not merge, and the key of no pair.
+const EMPTY: Slot = Slot { pair: u64::MAX, joined: Joined { rank: NO_RANK, id: 0 } };
 
 pub(super) struct PairTable {
-    slots: Vec<u64>,
+    slots: Vec<Slot>,
     key: HashKey,
 }
 
 impl PairTable {
     pub(super) fn new(pairs: usize, key: HashKey) -> Self {
-        Self { slots: vec![EMPTY; 2 * pairs + 1], key }
+        Self { slots: vec![EMPTY; pairs + pairs / 2 + 1], key }
     }
 
     #[inline(always)]
     fn pair(left: u32, right: u32) -> u64 {
-        u64::from(left) << ID_BITS | u64::from(right)
+        u64::from(left) << 32 | u64::from(right)
     }
 
     /// The slot of `pair`, or the empty one where it would be: there are more slots than pairs.
     #[inline(always)]
     fn find(&self, pair: u64) -> usize {
         let mut at = slot_of(self.key.one(pair), self.slots.len());
-        while self.slots[at] != EMPTY && self.slots[at] >> RANK_BITS != pair {
+        while self.slots[at].pair != pair && self.slots[at].pair != EMPTY.pair {
             at += 1;
             if at == self.slots.len() {
                 at = 0;
@@ -39,11 +54,10 @@ impl PairTable {
         at
     }
 
-    /// The rank of the pair, or [`NO_RANK`].
+    /// How the pair merges; with the rank [`NO_RANK`], it does not.
     #[inline(always)]
-    pub(super) fn rank(&self, left: u32, right: u32) -> u32 {
-        // An empty slot has all bits of a rank set.
-        (self.slots[self.find(Self::pair(left, right))] & u64::from(NO_RANK)) as u32
+    pub(super) fn get(&self, left: u32, right: u32) -> Joined {
+        self.slots[self.find(Self::pair(left, right))].joined
     }
 
     /// Begins to bring the pair's slot near, without waiting for it.
@@ -52,9 +66,9 @@ impl PairTable {
         prefetch(&self.slots, slot_of(self.key.one(Self::pair(left, right)), self.slots.len()));
     }
 
-    pub(super) fn insert(&mut self, left: u32, right: u32, rank: u32) {
+    pub(super) fn insert(&mut self, left: u32, right: u32, joined: Joined) {
         let pair = Self::pair(left, right);
         let at = self.find(pair);
-        self.slots[at] = pair << RANK_BITS | u64::from(rank);
+        self.slots[at] = Slot { pair, joined };
     }
 }

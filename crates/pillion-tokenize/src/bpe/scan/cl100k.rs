@@ -1,6 +1,6 @@
 //! `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 
-use super::{ASCII_LEADS, Piece, SYMBOLS, Scanner, fast_letters, folded_contraction, newlines, numbers, whitespace};
+use super::{Leads, Piece, SYMBOLS, Scanner, folded_contraction, newlines, numbers, whitespace};
 use crate::bpe::chunk::Chunk;
 use crate::bpe::table::{Set, kind};
 
@@ -46,7 +46,7 @@ impl<const NUMBERS: usize, const MARKS: bool> Scanner for Cl100k<NUMBERS, MARKS>
 
     #[inline(always)]
     fn fast(self, chunk: Chunk) -> usize {
-        fast_letters(chunk, ASCII_LEADS)
+        Leads::MOST.letters(chunk)
     }
 }
 

@@ -2,7 +2,7 @@
 //! ``[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|``
 //! `\s*[\r\n]+|\s+(?!\S)|\s+`
 
-use super::{ASCII_LEADS, Piece, Scanner, fast_letters, ascii_letters, newlines, numbers, whitespace};
+use super::{Leads, Piece, Scanner, ascii_letters, newlines, numbers, whitespace};
 use crate::bpe::chunk::Chunk;
 use crate::bpe::table::{Class, Set, kind};
 
@@ -50,7 +50,7 @@ impl Scanner for DeepSeek {
 
     #[inline(always)]
     fn fast(self, chunk: Chunk) -> usize {
-        fast_letters(chunk, ASCII_LEADS)
+        Leads::MOST.letters(chunk)
     }
 }
 

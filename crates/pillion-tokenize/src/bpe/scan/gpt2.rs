@@ -1,6 +1,6 @@
 //! `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 
-use super::{Piece, SYMBOLS, Scanner, fast_letters, whitespace};
+use super::{Leads, Piece, SYMBOLS, Scanner, whitespace};
 use crate::bpe::chunk::Chunk;
 use crate::bpe::table::{Class, Set, kind};
 
@@ -34,7 +34,7 @@ impl<const DIGITS: bool> Scanner for Gpt2<DIGITS> {
 
     #[inline(always)]
     fn fast(self, chunk: Chunk) -> usize {
-        fast_letters(chunk, 1 << b' ')
+        Leads::SPACE.letters(chunk)
     }
 }
 

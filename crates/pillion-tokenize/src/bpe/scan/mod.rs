@@ -82,31 +82,50 @@ pub(super) trait Scanner: Copy {
     }
 }
 
-/// The length of an ASCII letter or a character of `leads`, and the letters that follow it, if these are the whole run
-/// of letters. 0 if the run goes on, a lead has no letters, or the first byte is neither.
-#[inline(always)]
-fn fast_letters(chunk: Chunk, leads: u128) -> usize {
-    let letters = chunk.letters();
-    // The first that is no letter, the lead aside.
-    let len = (!letters & !1).trailing_zeros();
-    let first = chunk.first();
-    let leads = letters & 1 != 0 || len > 1 && first < 0x80 && leads >> first & 1 != 0;
-    let ends = len < chunk::BYTES && chunk.wide() >> len & 1 == 0;
-    if leads && ends { len as usize } else { 0 }
-}
+/// Bytes that may stand before the letters of a word.
+struct Leads([bool; 256]);
 
-/// All ASCII characters but letters, digits, newlines and the apostrophe.
-const ASCII_LEADS: u128 = {
-    let mut leads = 0;
-    let mut byte = 0_u8;
-    while byte < 0x80 {
-        if !byte.is_ascii_alphanumeric() && !matches!(byte, b'\r' | b'\n' | b'\'') {
-            leads |= 1 << byte;
+impl Leads {
+    /// Only the space.
+    const SPACE: Self = Self::new(false, false);
+    /// All ASCII characters but letters, digits and newlines, and the apostrophe only if it says so.
+    const MOST: Self = Self::new(true, false);
+    const MOST_AND_APOSTROPHE: Self = Self::new(true, true);
+
+    const fn new(most: bool, apostrophe: bool) -> Self {
+        let mut leads = [false; 256];
+        let mut byte = 0_u8;
+        while byte < 0x80 {
+            leads[byte as usize] = match byte {
+                b' ' => true,
+                b'\r' | b'\n' => false,
+                b'\'' => apostrophe,
+                _ => most && !byte.is_ascii_alphanumeric(),
+            };
+            byte += 1;
         }
-        byte += 1;
+        Self(leads)
     }
-    leads
-};
+
+    /// The length of an ASCII letter or a lead, and the letters that follow it, if these are the whole run of letters.
+    /// 0 if the run goes on, a lead has no letters, or the first byte is neither. What comes next in a text cannot be
+    /// foretold: so there is one branch, which is mostly taken.
+    #[inline(always)]
+    fn letters(&self, chunk: Chunk) -> usize {
+        let letters = chunk.letters();
+        // The first that is no letter, the lead aside.
+        let len = (!letters & !1).trailing_zeros();
+        self.word(chunk, letters, len, true)
+    }
+
+    /// The length if the word ends there.
+    #[inline(always)]
+    fn word(&self, chunk: Chunk, letters: u32, len: u32, ends: bool) -> usize {
+        let leads = (letters & 1 != 0) | (self.0[usize::from(chunk.first())] & (len > 1));
+        let ends = ends & (chunk.wide() >> len & 1 == 0) & (len < chunk::BYTES);
+        if leads & ends { len as usize } else { 0 }
+    }
+}
 
 /// No pattern: the piece is one pre-token.
 #[derive(Clone, Copy)]

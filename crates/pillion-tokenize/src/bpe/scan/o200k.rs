@@ -2,8 +2,8 @@
 //! `[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|`
 //! `\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 
-use super::{ASCII_LEADS, HIGH, ONES, Piece, SYMBOLS, Scanner, folded_contraction, is_letter, load, numbers, whitespace};
-use crate::bpe::chunk::{self, Chunk};
+use super::{HIGH, Leads, ONES, Piece, SYMBOLS, Scanner, folded_contraction, is_letter, load, numbers, whitespace};
+use crate::bpe::chunk::Chunk;
 use crate::bpe::table::{Class, Set, kind};
 
 /// The pattern of GPT-4o, gpt-oss and Llama 4; with one number at a time (`NUMBERS` = 1) and no `CONTRACTIONS`, that of
@@ -18,8 +18,6 @@ const TAIL: Set = Set::of(&[kind::LOWER, kind::LETTER, kind::MARK]);
 /// What both hold.
 const BOTH: Set = Set::of(&[kind::LETTER, kind::MARK]);
 const WORD: Set = HEAD.and(TAIL);
-/// Here an apostrophe leads like any other.
-const FAST_LEADS: u128 = ASCII_LEADS | 1 << b'\'';
 
 impl<const NUMBERS: usize, const CONTRACTIONS: bool> Scanner for O200k<NUMBERS, CONTRACTIONS> {
     #[inline(always)]
@@ -51,15 +49,11 @@ impl<const NUMBERS: usize, const CONTRACTIONS: bool> Scanner for O200k<NUMBERS, 
     #[inline(always)]
     fn fast(self, chunk: Chunk) -> usize {
         let (letters, upper) = (chunk.letters(), chunk.upper());
-        let first = chunk.first();
-        let lead = !letters & 1;
         // Uppercase letters after the lead, then lowercase ones.
-        let head = (!(upper | lead)).trailing_zeros();
-        let lower = letters & !upper;
-        let len = (!(lower | ((1 << head) - 1))).trailing_zeros();
-        let leads = lead == 0 || len > 1 && first < 0x80 && FAST_LEADS >> first & 1 != 0;
-        let ends = len < chunk::BYTES && chunk.wide() >> len & 1 == 0 && (!CONTRACTIONS || chunk.byte(len) != b'\'');
-        if leads && ends { len as usize } else { 0 }
+        let head = (!(upper | !letters & 1)).trailing_zeros();
+        let len = (!(letters & !upper | ((1 << head) - 1))).trailing_zeros();
+        let ends = !CONTRACTIONS | (chunk.byte(len) != b'\'');
+        Leads::MOST_AND_APOSTROPHE.word(chunk, letters, len, ends)
     }
 }
 

@@ -58,13 +58,15 @@ async function timeEngine(batch: number[][]): Promise<number> {
 }
 
 async function generate(prompt: number[]): Promise<number[]> {
-  const result = await engine.generate({ prompt, maxTokens: tokens, temperature: 0, ignoreEos: true, tokens: true }).result
+  const result = await engine.generate({ prompt, maxTokens: tokens, temperature: 0, ignoreEos: true, tokens: true })
+    .result
   return Array.from(result.tokens!.ids)
 }
 
 /** The bare loop runs equal lengths, so that it pays for no padding: what it does is the best that this forward can do. */
 function makePrompts(n: number): number[][] {
-  const text = 'The quick brown fox jumps over the lazy dog and then it goes on to tell the others what happened there. '
+  const text =
+    'The quick brown fox jumps over the lazy dog and then it goes on to tell the others what happened there. '
   const ids = Array.from(engine.tokenizer!.encode(text.repeat(4)).ids)
   return Array.from({ length: n }, (_, i) => ids.slice(i, i + 32))
 }
@@ -78,23 +80,29 @@ async function checkEqual(prompts: number[][]): Promise<void> {
 }
 
 function report(samples: Map<number, { engine: number[]; bare: number[] }>): void {
-  console.log(`\n${path.basename(values.model)}, ${values.dtype}, ${tokens} tokens a stream, prompts of 32, medians of ${rounds} rounds`)
+  console.log(
+    `\n${path.basename(values.model)}, ${values.dtype}, ${tokens} tokens a stream, prompts of 32, medians of ${rounds} rounds`,
+  )
   console.log('| streams | bare loop tok/s | pillion tok/s | ratio, median of rounds (min-max) |\n|---|---|---|---|')
   for (const [n, s] of samples) {
     const ratios = s.engine.map((e, i) => e / s.bare[i]!)
     const range = `${Math.min(...ratios).toFixed(3)}-${Math.max(...ratios).toFixed(3)}`
-    console.log(`| ${n} | ${median(s.bare).toFixed(1)} | ${median(s.engine).toFixed(1)} | ${median(ratios).toFixed(3)} (${range}) |`)
+    console.log(
+      `| ${n} | ${median(s.bare).toFixed(1)} | ${median(s.engine).toFixed(1)} | ${median(ratios).toFixed(3)} (${range}) |`,
+    )
   }
 }
 
 function median(values: number[]): number {
-  const sorted = values.toSorted ? values.toSorted((a, b) => a - b) : [...values].sort((a, b) => a - b)
+  const sorted = values.toSorted((a, b) => a - b)
   return sorted[Math.floor(sorted.length / 2)]!
 }
 
 /** A Python process with the model loaded, asked over its standard input. */
 async function startBare() {
-  const child = spawn(python, [path.join(here, 'bare.py'), values.model, values.dtype], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const child = spawn(python, [path.join(here, 'bare.py'), values.model, values.dtype], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  })
   const lines = createInterface({ input: child.stdout })
   await once(lines, 'line')
   return {
