@@ -39,10 +39,9 @@ describe.skipIf(!existsSync(python))('a model that cannot be loaded', () => {
 
   test('with broken files: type, message and traceback of the exception arrive', { timeout }, async () => {
     const error = await refused(load({ 'config.json': '{', 'model.safetensors': '' }), 'model_load_failed')
-    expect(PythonError.isInstance(error)).toBe(true)
-    const { pythonType, traceback } = error as PythonError
-    expect(pythonType).not.toBe('')
-    expect(traceback).toContain('Traceback (most recent call last)')
+    if (!PythonError.isInstance(error)) throw error
+    expect(error.pythonType).not.toBe('')
+    expect(error.traceback).toContain('Traceback (most recent call last)')
   })
 })
 

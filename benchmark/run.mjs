@@ -6,7 +6,8 @@ import { fileURLToPath } from 'node:url'
 
 const here = path.dirname(fileURLToPath(import.meta.url))
 const [name, ...rest] = process.argv.slice(2)
-const file = name && ['bench.mts', 'bench.ts'].map((base) => path.join(here, name, base)).find((base) => existsSync(base))
+const file =
+  name && ['bench.mts', 'bench.ts'].map((base) => path.join(here, name, base)).find((base) => existsSync(base))
 if (!file) {
   const names = readdirSync(here, { withFileTypes: true }).filter((entry) => entry.isDirectory())
   console.error(`usage: npm run bench -- NAME\nnames: ${names.map((entry) => entry.name).join(', ')}`)

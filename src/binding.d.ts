@@ -94,8 +94,8 @@ export declare class NativeTokenizer {
 }
 
 /**
- * Takes charge of the end of the process if Python runs in it. The last to be called goes first at the end, so this is called when a
- * model has been loaded, with its libraries, and once more when the process begins to exit, with the status.
+ * Sees to a clean end of the process if Python runs in it. To be called when a model has been loaded, with its libraries, and once more
+ * when the process begins to exit, with the status.
  */
 export declare function guardExit(status?: number | undefined | null): void
 

@@ -43,20 +43,17 @@ pub(crate) fn choose(options: &LoadOptions, model: &Model) -> Result<Chosen> {
                 trust_remote_code: options.trust_remote_code.unwrap_or(false),
             };
             let (python_path, load) = (vec![options.python_folder.clone()], load_config(options, source));
-            let backend: Box<dyn Backend> = match bridge {
-                BridgeKind::Shm => {
-                    let python = worker_python(options.python.as_deref())?;
-                    Box::new(WorkerBackend::new(WorkerOptions::new(python, python_path, load)))
-                }
-                _ => {
-                    exit::python_may_start();
-                    Box::new(EmbeddedBackend::new(EmbeddedOptions {
-                        python: options.python.clone(),
-                        python_path,
-                        load,
-                        bridge_library: None,
-                    }))
-                }
+            let backend: Box<dyn Backend> = if bridge == BridgeKind::Shm {
+                let python = worker_python(options.python.as_deref())?;
+                Box::new(WorkerBackend::new(WorkerOptions::new(python, python_path, load)))
+            } else {
+                exit::python_may_start();
+                Box::new(EmbeddedBackend::new(EmbeddedOptions {
+                    python: options.python.clone(),
+                    python_path,
+                    load,
+                    bridge_library: None,
+                }))
             };
             Ok(Chosen { backend, bridge: Some(bridge) })
         }

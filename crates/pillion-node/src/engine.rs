@@ -23,9 +23,10 @@ use crate::{
     columns::Column,
     error::to_js,
     load::{LoadOptions, Model},
+    options::template_options,
     stream::Outbox,
     texts::{only_text, read_text},
-    tokenizer::{NativeTokenizer, template_options},
+    tokenizer::NativeTokenizer,
 };
 
 /// Wakes JS; weak, so that by itself it does not keep Node alive.

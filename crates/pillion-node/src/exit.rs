@@ -6,8 +6,6 @@
 
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use napi_derive::napi;
-
 /// What Node wants to exit with, where the C library does not say.
 static STATUS: AtomicI32 = AtomicI32::new(0);
 static HAS_PYTHON: AtomicBool = AtomicBool::new(false);
@@ -17,10 +15,8 @@ pub(crate) fn python_may_start() {
     HAS_PYTHON.store(true, Ordering::Relaxed);
 }
 
-/// Takes charge of the end of the process if Python runs in it. The last to be called goes first at the end, so this is called when a
-/// model has been loaded, with its libraries, and once more when the process begins to exit, with the status.
-#[napi(catch_unwind)]
-pub fn guard_exit(status: Option<i32>) {
+/// Takes charge of the end of the process if Python runs in it. The last to be called goes first at the end.
+pub(crate) fn guard(status: Option<i32>) {
     if let Some(status) = status {
         STATUS.store(status, Ordering::Relaxed);
     }

@@ -13,6 +13,7 @@ mod engine;
 mod error;
 mod exit;
 mod load;
+mod options;
 mod stream;
 mod texts;
 mod tokenizer;
@@ -23,4 +24,11 @@ use napi_derive::napi;
 #[napi]
 pub fn version() -> String {
     pillion_core::VERSION.to_owned()
+}
+
+/// Sees to a clean end of the process if Python runs in it. To be called when a model has been loaded, with its libraries, and once more
+/// when the process begins to exit, with the status.
+#[napi(catch_unwind)]
+pub fn guard_exit(status: Option<i32>) {
+    exit::guard(status);
 }

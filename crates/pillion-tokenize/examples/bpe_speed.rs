@@ -28,7 +28,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let load = start.elapsed();
     let text = std::fs::read_to_string(text)?;
     let limit = if options.iter().any(|option| option == "--all") { text.len() } else { text.len().min(MAX_BYTES) };
-    let documents = documents(&text[..text.floor_char_boundary(limit)]);
+    let end = (0..=limit).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
+    let documents = documents(&text[..end]);
     let warm_up = documents.iter().scan(0, |seen, document| {
         *seen += document.len();
         (*seen < WARM_UP_BYTES).then_some(())
@@ -41,6 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let warm = timer.best(rest);
     let sizes = rest.iter().map(|document| document.len()).sum::<usize>();
     println!("load {:.1} ms, first encode {:.0} us", load.as_secs_f64() * 1e3, first_encode.as_secs_f64() * 1e6);
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people to read")]
     let rate = |time: Duration| sizes as f64 / time.as_secs_f64() / 1e6;
     println!("{sizes} bytes: novel {:.0} MB/s, warm {:.0} MB/s", rate(novel), rate(warm));
     println!("short calls: {:.0} ns for 100 characters, warm", timer.short(rest).as_secs_f64() * 1e9);

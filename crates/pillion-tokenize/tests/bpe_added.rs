@@ -1,4 +1,11 @@
 //! Added tokens and normalization of the byte-level BPE engine against the reference.
+#![allow(
+    clippy::unwrap_used,
+    clippy::format_collect,
+    clippy::print_stdout,
+    clippy::type_complexity,
+    reason = "a test may unwrap and tell"
+)]
 
 mod bpe_support;
 
@@ -35,8 +42,36 @@ fn tokens() -> Vec<Value> {
 }
 
 const PIECES: [&str; 30] = [
-    "<|end|>", "<|end", "<|endless|>", "<|", "|>", "<mask>", " ", "  ", "\n", "\u{3000}", "[R]", "[LR]", "[", "tok", "ken",
-    "token", "a", "_", "1", " x", "x", "é", "e\u{301}", "\u{323}", "the", "日本", "日", "hello world", "'s", "\u{1112}\u{1161}\u{11ab}",
+    "<|end|>",
+    "<|end",
+    "<|endless|>",
+    "<|",
+    "|>",
+    "<mask>",
+    " ",
+    "  ",
+    "\n",
+    "\u{3000}",
+    "[R]",
+    "[LR]",
+    "[",
+    "tok",
+    "ken",
+    "token",
+    "a",
+    "_",
+    "1",
+    " x",
+    "x",
+    "é",
+    "e\u{301}",
+    "\u{323}",
+    "the",
+    "日本",
+    "日",
+    "hello world",
+    "'s",
+    "\u{1112}\u{1161}\u{11ab}",
 ];
 
 #[test]
@@ -104,15 +139,20 @@ fn names_and_bytes_are_those_of_the_reference() {
 
 #[test]
 fn offsets_are_trimmed_as_the_post_processor_does() {
-    let trims = |space: bool| json!({"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": true});
+    let trims =
+        |space: bool| json!({"type": "ByteLevel", "add_prefix_space": space, "trim_offsets": true, "use_regex": true});
     let template = json!({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": {}});
-    for post_processor in [trims(true), trims(false), json!({"type": "Sequence", "processors": [trims(true), template]})] {
+    for post_processor in
+        [trims(true), trims(false), json!({"type": "Sequence", "processors": [trims(true), template]})]
+    {
         let mut file = with_added(json!({"type": "NFC"}), &tokens()[..2]);
         file["post_processor"] = post_processor;
         file["pre_tokenizer"] = byte_level(true);
         let mut pair = Pair::new(&file);
-        for text in ["hello world", " hello", "  hello  ", " ", "   ", "the\u{a0} é<|end|> a", "e\u{301} e\u{301} ", "\n a\n"] {
+        for text in
+            ["hello world", " hello", "  hello  ", " ", "   ", "the\u{a0} é<|end|> a", "e\u{301} e\u{301} ", "\n a\n"]
+        {
             pair.check(text);
         }
     }

@@ -1,4 +1,11 @@
 //! What the byte-level BPE engine takes and refuses: a file that it takes gives the reference's ids.
+#![allow(
+    clippy::unwrap_used,
+    clippy::format_collect,
+    clippy::print_stdout,
+    clippy::type_complexity,
+    reason = "a test may unwrap and tell"
+)]
 
 mod bpe_support;
 
@@ -108,7 +115,11 @@ fn odd_vocabularies_give_the_ids_of_the_reference() {
             file["model"]["vocab"][""] = json!(7_000);
             file["model"]["vocab"]["a b"] = json!(7_001);
             file["model"]["vocab"][" b"] = json!(7_002);
-            file["model"]["merges"].as_array_mut().unwrap().extend([json!(["a", " b"]), json!(["", "a"]), json!(["a", ""])]);
+            file["model"]["merges"].as_array_mut().unwrap().extend([
+                json!(["a", " b"]),
+                json!(["", "a"]),
+                json!(["a", ""]),
+            ]);
         },
         |file| file["model"]["merges"] = json!([]),
     ];
@@ -146,7 +157,8 @@ fn one_scratch_serves_several_tokenizers() {
 fn broken_files_are_refused_or_work() {
     // Each value of the file, replaced by others of every type.
     let whole = file(splits(&[bpe_support::patterns::CL100K]));
-    let replacements = [Value::Null, json!(true), json!(-1), json!(1e300), json!(""), json!("x"), json!([]), json!([[]]), json!({})];
+    let replacements =
+        [Value::Null, json!(true), json!(-1), json!(1e300), json!(""), json!("x"), json!([]), json!([[]]), json!({})];
     let mut paths = Vec::new();
     collect_paths(&whole, String::new(), &mut paths);
     for path in paths {

@@ -1,4 +1,11 @@
 //! Every pre-tokenizer of the byte-level BPE engine against the reference: ids, offsets and word ids.
+#![allow(
+    clippy::unwrap_used,
+    clippy::format_collect,
+    clippy::print_stdout,
+    clippy::type_complexity,
+    reason = "a test may unwrap and tell"
+)]
 
 mod bpe_support;
 

@@ -1,5 +1,12 @@
 //! The byte-level BPE engine against the reference on real files: every `tokenizer.json` below the folder that
 //! `PILLION_TOKENIZERS_DIR` names. Nothing to do where it is not set.
+#![allow(
+    clippy::unwrap_used,
+    clippy::format_collect,
+    clippy::print_stdout,
+    clippy::type_complexity,
+    reason = "a test may unwrap and tell"
+)]
 
 mod bpe_support;
 

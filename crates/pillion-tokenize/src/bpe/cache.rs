@@ -1,7 +1,6 @@
 //! The bounded caches of words and their tokens. They hold full bytes: what they hold changes no result.
 
 use super::hash::{HashKey, slot_of};
-use super::simd::prefetch;
 use super::word::ShortKey;
 
 /// The most tokens of a word that [`ShortCache`] keeps.
@@ -39,12 +38,6 @@ const MAX_PAIRS: usize = 1 << 14;
 impl ShortCache {
     pub(super) fn new() -> Self {
         Self { pairs: vec![Pair([EMPTY; 2]); FIRST_PAIRS], inserted: 0 }
-    }
-
-    /// Begins to bring what [`Self::get`] reads near.
-    #[inline(always)]
-    pub(super) fn touch(&self, hash: u64) {
-        prefetch(&self.pairs, slot_of(hash, self.pairs.len()));
     }
 
     /// The tokens of the word and their number.

@@ -84,6 +84,7 @@ impl Merges {
     }
 
     /// Appends the tokens of one word to `out`.
+    #[cfg(test)]
     pub(super) fn encode(&self, word: &[u8], room: &mut MergeRoom, out: &mut Vec<u32>) {
         room.encode(self, std::iter::once(word), |tokens| out.extend_from_slice(tokens));
     }

@@ -3,6 +3,26 @@
 //! A text goes through added tokens, normal form, a scanner for the file's split pattern, and then word by word through
 //! a cache, the vocabulary, or the merges. It knows nothing of templates, truncation, padding or threads: the caller
 //! adds these. What a file asks for beyond this is a [`Refusal`], never a guess.
+#![expect(
+    clippy::inline_always,
+    clippy::precedence,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::needless_bitwise_bool,
+    clippy::unnecessary_lazy_evaluations,
+    clippy::large_types_passed_by_value,
+    clippy::large_stack_arrays,
+    reason = "bit tricks in loops of a few instructions a word, where a call, a branch or a check would be seen in the bench"
+)]
+#![expect(
+    clippy::similar_names,
+    clippy::struct_excessive_bools,
+    clippy::single_match_else,
+    clippy::needless_for_each,
+    clippy::match_overlapping_arm,
+    clippy::match_same_arms,
+    reason = "patterns and files are spelled as their authors spell them, case by case"
+)]
 
 mod added;
 mod alphabet;
@@ -20,6 +40,7 @@ mod refusal;
 mod scan;
 mod simd;
 mod table;
+#[expect(clippy::unreadable_literal, reason = "a generated table of code points")]
 mod table_data;
 mod vocab;
 mod word;

@@ -1,6 +1,12 @@
 //! Small tokenizers made on the spot, and the comparison with the reference crate.
-
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::assigning_clones,
+    clippy::needless_pass_by_value,
+    reason = "each test file uses its own part, and a test may unwrap"
+)]
 
 use pillion_tokenize::bpe::{ByteLevelBpe, Encoded, ParseSpecial, Scratch};
 use serde_json::{Value, json};
@@ -34,7 +40,8 @@ pub fn byte_level(use_regex: bool) -> Value {
 }
 
 pub fn splits(regexes: &[&str]) -> Value {
-    let split = |regex: &&str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
+    let split =
+        |regex: &&str| json!({"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false});
     let steps: Vec<Value> = regexes.iter().map(split).chain([byte_level(false)]).collect();
     json!({"type": "Sequence", "pretokenizers": steps})
 }
@@ -49,11 +56,12 @@ pub fn added(content: &str, flags: &str) -> Value {
 
 /// The vocabulary of all bytes, and of what training on a few words gives.
 pub fn model() -> Value {
-    let mut words: Vec<Vec<String>> = "the then there's wasn't I'LL 12345 2024 カタカナ 漢字 かな été naïve привет мир \
+    let mut words: Vec<Vec<String>> =
+        "the then there's wasn't I'LL 12345 2024 カタカナ 漢字 かな été naïve привет мир \
         hello worldwide worlds world  \n\n \r\n !!! ... ==>> /* the */ अनुच्छेद ภาษาไทย 한국어 العربية \u{301}\u{301} 😀😀"
-        .split_inclusive(' ')
-        .map(|word| word.bytes().map(|byte| byte_char(byte).to_string()).collect())
-        .collect();
+            .split_inclusive(' ')
+            .map(|word| word.bytes().map(|byte| byte_char(byte).to_string()).collect())
+            .collect();
     let mut vocab: Vec<String> = (0..=255).map(|byte| byte_char(byte).to_string()).collect();
     let mut merges: Vec<Value> = Vec::new();
     while merges.len() < 180 {
@@ -78,7 +86,8 @@ pub fn model() -> Value {
             vocab.push(joined);
         }
     }
-    let vocab: serde_json::Map<String, Value> = vocab.into_iter().zip(0..).map(|(token, id)| (token, json!(id))).collect();
+    let vocab: serde_json::Map<String, Value> =
+        vocab.into_iter().zip(0..).map(|(token, id)| (token, json!(id))).collect();
     json!({
         "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
         "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,

@@ -6,7 +6,7 @@ use super::{Leads, Piece, Scanner, ascii_letters, newlines, numbers, whitespace}
 use crate::bpe::chunk::Chunk;
 use crate::bpe::table::{Class, Set, kind};
 
-/// The patterns of DeepSeek V3 and R1.
+/// The patterns of `DeepSeek` V3 and R1.
 #[derive(Clone, Copy)]
 pub(in crate::bpe) struct DeepSeek;
 
