@@ -304,6 +304,8 @@ declare class NativeTokenizer {
   static fromJson(json: NativeTexts): Promise<NativeTokenizer>
   /** Reads a model folder, or the snapshot of a hub id in the local cache. */
   static fromPretrained(name: string): Promise<NativeTokenizer>
+  /** Tells the garbage collector what this small object keeps in memory. Called once. */
+  tellSize(): void
   /** Which engine runs. */
   engine(): NativeEngineInfo
   /** How many ids have a token. */

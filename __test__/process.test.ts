@@ -80,9 +80,21 @@ describe('the end of a process', () => {
       const idle = new WeakRef(await pillion.Engine.load({ model: { echo: {} } }));
       const text = engine.generate({ prompt: 'x'.repeat(200) }).text;
       engine = undefined;
-      for (let i = 0; i < 20; i += 1) { await new Promise((next) => setImmediate(next)); globalThis.gc() }
+      for (let i = 0; i < 20; i += 1) { await new Promise((next) => setImmediate(next)); gc() }
       console.log(idle.deref() === undefined, (await text).length)`
-    expectClean(await runNode(script.replace('globalThis.gc()', 'gc()'), { NODE_OPTIONS: '--expose-gc' }), 'true 200')
+    expectClean(await runNode(script, { NODE_OPTIONS: '--expose-gc' }), 'true 200')
+  })
+
+  test.skipIf(process.platform !== 'linux')('the thread of an engine that is forgotten ends', async () => {
+    const script = `const fs = require('node:fs');
+      const threads = () => fs.readdirSync('/proc/self/task').filter((id) => {
+        try { return fs.readFileSync('/proc/self/task/' + id + '/comm', 'utf8').trim() === 'pillion-engine' } catch { return false }
+      }).length;
+      for (let i = 0; i < 3; i += 1) await pillion.Engine.load({ model: { echo: {} } });
+      const before = threads();
+      for (let i = 0; i < 10_000 && threads() > 0; i += 1) { await new Promise((next) => setImmediate(next)); gc() }
+      console.log(before, threads())`
+    expectClean(await runNode(script, { NODE_OPTIONS: '--expose-gc' }), '3 0')
   })
 })
 

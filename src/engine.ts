@@ -304,16 +304,23 @@ class Driver implements RunHost {
     this.ready = new Promise((resolve, reject) => (this.#settleReady = { resolve, reject }))
     this.ready.catch(() => undefined)
     this.#closed = new Promise((resolve) => (this.#settleClosed = resolve))
-    // Weak: native code holds this function for as long as the engine lives, and must not keep the engine alive by it.
-    const weak = new WeakRef(this)
     const { NativeEngine } = native()
-    const wake = (): void => {
-      const driver = weak.deref()
-      if (driver !== undefined) driver.#drain()
-    }
+    const wake = Driver.#waker(this)
     guardExit()
     this.native = callNative(() => new NativeEngine(loadJson(options), wake))
     this.#hold()
+  }
+
+  /**
+   * What native code holds for as long as the engine lives, and must not keep the engine alive by. Made in a scope of its own: a
+   * function keeps what any function beside it needs, so that in the constructor it would keep `this`.
+   */
+  static #waker(driver: Driver): () => void {
+    const weak = new WeakRef(driver)
+    return () => {
+      const driver = weak.deref()
+      if (driver !== undefined) driver.#drain()
+    }
   }
 
   /** A new run, and its number in Rust; none if the run has failed already. */

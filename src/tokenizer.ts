@@ -86,6 +86,7 @@ export class Tokenizer {
   readonly #native: NativeTokenizer
 
   private constructor(handle: NativeTokenizer) {
+    handle.tellSize()
     this.#native = handle
     const { name, reason } = handle.engine()
     this.engine = { name: name as 'pillion' | 'tokenizers', ...(reason === undefined ? {} : { reason }) }

@@ -10,7 +10,7 @@ use std::{
 
 use napi::{
     Env, Status,
-    bindgen_prelude::{FnArgs, Function, Object, ToNapiValue, Uint32Array},
+    bindgen_prelude::{FnArgs, Function, Object, ObjectFinalize, ToNapiValue, Uint32Array},
     sys,
     threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode},
 };
@@ -33,9 +33,17 @@ use crate::{
 type OnProgress = ThreadsafeFunction<(u32, u32), (), FnArgs<(u32, u32)>, Status, false, true>;
 
 /// A tokenizer.
-#[napi]
+#[napi(custom_finalize)]
 pub struct NativeTokenizer {
     tokenizer: Tokenizer,
+    /// Bytes that the garbage collector was told of.
+    told: i64,
+}
+
+impl ObjectFinalize for NativeTokenizer {
+    fn finalize(self, env: Env) -> napi::Result<()> {
+        env.adjust_external_memory(-self.told).map(drop)
+    }
 }
 
 /// Ends a batch early. Thread-safe.
@@ -83,7 +91,7 @@ impl NativeCancel {
 
 impl NativeTokenizer {
     pub(crate) fn new(tokenizer: Tokenizer) -> Self {
-        Self { tokenizer }
+        Self { tokenizer, told: 0 }
     }
 }
 
@@ -106,6 +114,13 @@ impl NativeTokenizer {
     #[napi(catch_unwind, ts_return_type = "Promise<NativeTokenizer>")]
     pub fn from_pretrained(env: &Env, name: String) -> napi::Result<Object<'_>> {
         on_pool(env, move || Ok(Self::new(Tokenizer::from_pretrained(&find_folder(&name)?)?)))
+    }
+
+    /// Tells the garbage collector what this small object keeps in memory. Called once.
+    #[napi(catch_unwind)]
+    pub fn tell_size(&mut self, env: &Env) -> napi::Result<()> {
+        self.told = i64::try_from(self.tokenizer.memory_size()).unwrap_or(i64::MAX);
+        env.adjust_external_memory(self.told).map(drop)
     }
 
     /// Which engine runs.

@@ -30,6 +30,9 @@ pub trait TokenizerEngine: Send + Sync {
     /// The id that the file gives to a token text.
     fn token_to_id(&self, token: &str) -> Option<u32>;
 
+    /// About how many bytes of memory one token takes, all tables counted.
+    fn bytes_per_token(&self) -> usize;
+
     /// Every id with its token text, in any order. Called once.
     fn vocabulary(&self) -> Vec<TokenEntry>;
 }

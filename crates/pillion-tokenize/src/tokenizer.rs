@@ -96,6 +96,11 @@ impl Tokenizer {
         self.vocabulary().len()
     }
 
+    /// About how many bytes of memory it takes: what a garbage collector wants to know.
+    pub fn memory_size(&self) -> usize {
+        self.vocab_size() * self.0.engine.bytes_per_token()
+    }
+
     /// One more than the largest id. Larger than [`Tokenizer::vocab_size`] if there are holes.
     pub fn id_bound(&self) -> u64 {
         self.vocabulary().id_bound()

@@ -9,8 +9,11 @@
 
 mod bpe_support;
 
-use bpe_support::{Pair, added, byte_level, file, model, pre_tokenizers, splits, token};
+use std::cell::RefCell;
+
+use bpe_support::{Pair, added, byte_char, byte_level, file, model, pre_tokenizers, splits, token};
 use pillion_tokenize::bpe::{ByteLevelBpe, ParseSpecial, Scratch};
+use proptest::{prelude::*, test_runner::TestRunner};
 use serde_json::{Value, json};
 
 const TEXT: &str = "the then there's hello worldwide 12345 漢字 カタカナ\n\n  !!! 😀";
@@ -50,7 +53,7 @@ fn settings_that_change_nothing_are_taken() {
 
 #[test]
 fn what_is_not_done_exactly_is_named() {
-    let cases: [(&str, fn(&mut Value)); 22] = [
+    let cases: [(&str, fn(&mut Value)); 24] = [
         ("model.type", |file| file["model"]["type"] = json!("WordPiece")),
         ("model.type", |file| *file = json!({})),
         ("model.dropout", |file| file["model"]["dropout"] = json!(0.1)),
@@ -58,6 +61,14 @@ fn what_is_not_done_exactly_is_named() {
         ("model.continuing_subword_prefix", |file| file["model"]["continuing_subword_prefix"] = json!("##")),
         ("model.byte_fallback", |file| file["model"]["byte_fallback"] = json!("yes")),
         ("model.vocab", |file| {
+            file["model"]["vocab"].as_object_mut().unwrap().remove("Q");
+            file["model"]["unk_token"] = json!("a");
+        }),
+        ("model.vocab", |file| {
+            file["model"]["vocab"].as_object_mut().unwrap().remove("Q");
+            file["model"]["byte_fallback"] = json!(true);
+        }),
+        ("model.merges", |file| {
             file["model"]["vocab"].as_object_mut().unwrap().remove("a");
         }),
         ("model.vocab", |file| file["model"]["vocab"]["b"] = file["model"]["vocab"]["a"].clone()),
@@ -127,6 +138,52 @@ fn odd_vocabularies_give_the_ids_of_the_reference() {
         let mut pair = Pair::new(&changed(change));
         for text in [TEXT, "<one><free>", &"x".repeat(70_000), &"x".repeat(70_001), "zzzz a b"] {
             pair.check_ids(text);
+        }
+    }
+}
+
+/// Files of which the vocabulary lacks bytes: of control characters, of letters, and of parts of characters.
+fn lossy_files() -> Vec<Value> {
+    let mut files = Vec::new();
+    for (_, pre_tokenizer) in pre_tokenizers() {
+        for ignore_merges in [false, true] {
+            let mut file = file(pre_tokenizer.clone());
+            file["model"]["ignore_merges"] = json!(ignore_merges);
+            file["post_processor"] = byte_level(true);
+            let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+            for lost in [0x04, 0x1d, b'Q', b'%', 0x80, 0xbf, 0xc3, 0xf1] {
+                vocab.remove(&byte_char(lost).to_string());
+            }
+            vocab.insert("the%".to_owned(), json!(9_000));
+            let vocab = vocab.clone();
+            let known = |part: &Value| vocab.contains_key(part.as_str().unwrap());
+            let merges = file["model"]["merges"].as_array_mut().unwrap();
+            merges.retain(|pair| {
+                let joined = format!("{}{}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap());
+                known(&pair[0]) && known(&pair[1]) && vocab.contains_key(&joined)
+            });
+            files.push(file);
+        }
+    }
+    files
+}
+
+#[test]
+fn bytes_without_a_token_are_lost_as_in_the_reference() {
+    let mut runner = TestRunner::new(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() });
+    let pieces =
+        ["\u{4}", "\u{1d}", "Q", "%", "the", " ", "worl", "d", "é", "漢", "字", "😀", "\u{10ffff}", "1", "\n", "カ"];
+    let texts = proptest::collection::vec(proptest::sample::select(pieces.to_vec()), 0..40);
+    for file in lossy_files() {
+        let pair = RefCell::new(Pair::new(&file));
+        runner
+            .run(&texts, |pieces| {
+                pair.borrow_mut().check(&pieces.concat());
+                Ok(())
+            })
+            .unwrap();
+        for text in ["the%", "\u{4}", "the\u{4} world\u{4}wide Q", &"t\u{4}he ".repeat(5_000), &"%".repeat(70_000)] {
+            pair.borrow_mut().check(text);
         }
     }
 }

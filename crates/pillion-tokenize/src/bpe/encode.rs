@@ -4,6 +4,7 @@ use super::ByteLevelBpe;
 use super::added::ParseSpecial;
 use super::cache::{LongCache, MAX_INLINE, MAX_LONG, ShortCache};
 use super::chunk::Chunk;
+use super::merge::NO_BYTE;
 use super::normalize;
 use super::pattern::with_scanner;
 use super::pending::Pending;
@@ -137,7 +138,10 @@ impl ByteLevelBpe {
                     let end = scanner.next(piece, start);
                     match end - start {
                         1 => {
-                            sink.push(self.merges.byte_id(piece.bytes[start]));
+                            let id = self.merges.byte_id(piece.bytes[start]);
+                            if id != NO_BYTE {
+                                sink.push(id);
+                            }
                             start = end;
                             continue;
                         }

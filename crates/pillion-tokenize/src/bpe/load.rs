@@ -9,7 +9,7 @@ use super::Refusal;
 use super::added::{AddedToken, AddedTokens};
 use super::alphabet;
 use super::hash::HashKey;
-use super::merge::{MAX_MERGES, Merge, MergeRoom, Merges};
+use super::merge::{MAX_MERGES, Merge, MergeRoom, Merges, NO_BYTE};
 use super::offsets::Trim;
 use super::pattern::{Pattern, Split};
 use super::vocab::Vocab;
@@ -67,6 +67,7 @@ struct Model<'a> {
     vocab: Vec<(&'a str, u32)>,
     merges: Vec<(&'a str, &'a str)>,
     ignores_merges: bool,
+    replaces_unknown: bool,
 }
 
 impl<'a> Model<'a> {
@@ -85,9 +86,9 @@ impl<'a> Model<'a> {
                 return Err(Refusal::new(component, format!("{} is not empty", model[field])));
             }
         }
-        // With a token for every byte nothing is ever unknown, so that these two change nothing.
+        // With a token for every byte nothing is ever unknown, so that these change nothing.
         optional_bool(model, "fuse_unk", "model.fuse_unk")?;
-        optional_bool(model, "byte_fallback", "model.byte_fallback")?;
+        let byte_fallback = optional_bool(model, "byte_fallback", "model.byte_fallback")?;
         if !(model["unk_token"].is_null() || model["unk_token"].is_string()) {
             return Err(Refusal::new("model.unk_token", "not a string"));
         }
@@ -95,16 +96,20 @@ impl<'a> Model<'a> {
             vocab: vocab(&model["vocab"])?,
             merges: merges(&model["merges"])?,
             ignores_merges: optional_bool(model, "ignore_merges", "model.ignore_merges")?,
+            replaces_unknown: byte_fallback || model["unk_token"].is_string(),
         })
     }
 
     fn build(&self, key: HashKey) -> Result<(Vocab, Merges), Refusal> {
         let vocab = Vocab::new(&self.vocab, key)?;
-        let mut byte_ids = [0; 256];
+        let mut byte_ids = [NO_BYTE; 256];
         for (byte, id) in (0..=u8::MAX).zip(&mut byte_ids) {
-            *id = vocab
-                .id_of(&[byte])
-                .ok_or_else(|| Refusal::new("model.vocab", format!("no token for the byte {byte:#04x}")))?;
+            match vocab.id_of(&[byte]) {
+                Some(known) => *id = known,
+                // The reference drops such a byte, unless there is something to put in its place.
+                None if !self.replaces_unknown => {}
+                None => return Err(Refusal::new("model.vocab", format!("no token for the byte {byte:#04x}"))),
+            }
         }
         let mut joined = String::new();
         let merges: Result<Vec<_>, Refusal> =

@@ -22,9 +22,14 @@ pub(super) struct Merge {
     pub(super) result: u32,
 }
 
+/// In place of a byte's id: the vocabulary has no token for it, and words lose it.
+pub(super) const NO_BYTE: u32 = u32::MAX;
+
 pub(super) struct Merges {
     pairs: PairTable,
     byte_ids: [u32; 256],
+    /// Some byte has no token.
+    lossy: bool,
     /// How each pair of bytes merges.
     byte_pairs: Vec<Joined>,
     chars: CharTokens,
@@ -33,8 +38,8 @@ pub(super) struct Merges {
 }
 
 impl Merges {
-    /// `merges` in the order of their ranks, none where text cannot lead to one; at most [`MAX_MERGES`]. Of two with
-    /// the same pair the later counts. `bytes_of` gives the bytes of a token.
+    /// `byte_ids` may be [`NO_BYTE`]. `merges` in the order of their ranks, none where text cannot lead to one; at most
+    /// [`MAX_MERGES`]. Of two with the same pair the later counts. `bytes_of` gives the bytes of a token.
     pub(super) fn new<'a>(
         byte_ids: [u32; 256],
         merges: &[Option<Merge>],
@@ -49,7 +54,8 @@ impl Merges {
         }
         let byte_pairs = (0..1 << 16).map(|pair: usize| pairs.get(byte_ids[pair >> 8], byte_ids[pair & 0xff]));
         let byte_pairs = byte_pairs.collect();
-        let mut this = Self { pairs, byte_ids, byte_pairs, chars: CharTokens::default(), ordered: false };
+        let lossy = byte_ids.contains(&NO_BYTE);
+        let mut this = Self { pairs, byte_ids, lossy, byte_pairs, chars: CharTokens::default(), ordered: false };
         this.ordered = this.is_ordered(merges);
         this.chars = CharTokens::new(&this, merges, bytes_of);
         this
@@ -68,8 +74,15 @@ impl Merges {
         })
     }
 
+    /// The token of a byte, or [`NO_BYTE`].
     pub(super) fn byte_id(&self, byte: u8) -> u32 {
         self.byte_ids[usize::from(byte)]
+    }
+
+    /// Whether a byte of `word` has no token. What is left of the word then merges as if it had never been there.
+    #[inline(always)]
+    pub(super) fn loses_from(&self, word: &[u8]) -> bool {
+        self.lossy && word.iter().any(|&byte| self.byte_id(byte) == NO_BYTE)
     }
 
     #[inline(always)]
@@ -80,7 +93,7 @@ impl Merges {
     /// The first symbols of `word`, which may be cut anywhere.
     #[inline(always)]
     fn seeds<'a>(&'a self, word: &'a [u8]) -> Seeds<'a> {
-        Seeds { merges: self, word, at: 0 }
+        Seeds { merges: self, word, at: 0, loses: self.loses_from(word) }
     }
 
     /// Appends the tokens of one word to `out`.
@@ -141,6 +154,8 @@ struct Seeds<'a> {
     merges: &'a Merges,
     word: &'a [u8],
     at: usize,
+    /// Some bytes have no token. What is beside a character is then not what merges with it, so that none is certain.
+    loses: bool,
 }
 
 impl Iterator for Seeds<'_> {
@@ -148,6 +163,12 @@ impl Iterator for Seeds<'_> {
 
     #[inline(always)]
     fn next(&mut self) -> Option<u32> {
+        if self.loses {
+            let ids = self.word[self.at..].iter().map(|&byte| self.merges.byte_id(byte));
+            let (skipped, id) = (0..).zip(ids).find(|&(_, id)| id != NO_BYTE)?;
+            self.at += skipped + 1;
+            return Some(id);
+        }
         let first = *self.word.get(self.at)?;
         if let 0xc2..0xf0 = first
             && let Some((id, len)) = self.merges.chars.at(self.word, self.at)

@@ -7,7 +7,9 @@ use serde_json::Value;
 use super::ByteLevelBpe;
 use super::TextTooLong;
 use super::added::ParseSpecial;
+use super::alphabet;
 use super::encode::{Scratch, Sink};
+use super::merge::NO_BYTE;
 use super::normalize;
 use super::pattern::with_scanner;
 use super::scan::{Piece, Scanner};
@@ -106,6 +108,26 @@ impl ByteLevelBpe {
         Ok(())
     }
 
+    /// The tokens of `word`, which `ids` begin with, as start and length in bytes of the characters that stand for bytes.
+    fn spans_of_word(&self, word: &[u8], ids: &[u32]) -> Vec<(usize, usize)> {
+        let written = |bytes: &[u8]| bytes.iter().map(|&byte| alphabet::CHARS[usize::from(byte)].len_utf8()).sum();
+        let kept: Vec<u8> = word.iter().copied().filter(|&byte| self.merges.byte_id(byte) != NO_BYTE).collect();
+        // A token may hold a byte that has none of its own, but only as the whole of the word.
+        let whole = ids.first().filter(|&&id| self.vocab.bytes_of(id) == Some(word));
+        let len: usize = written(if whole.is_some() { word } else { &kept });
+        let mut spans = Vec::new();
+        let mut start = 0;
+        for &id in ids {
+            if start >= len {
+                break;
+            }
+            let token: usize = written(self.vocab.bytes_of(id).unwrap_or_default());
+            spans.push((start, token));
+            start += token;
+        }
+        spans
+    }
+
     /// Whether the offsets of a part's first token depend on where the part begins.
     pub fn keeps_first_space(&self) -> bool {
         matches!(self.trim, Trim::Spaces { keeps_first: true })
@@ -174,6 +196,9 @@ impl Writer<'_> {
     /// Finds where the tokens from number `first` on stand, which are those of `range` of `text`.
     fn locate<S: Scanner>(&mut self, scanner: S, first: usize, text: &str, range: Range<usize>, source: Source<'_>) {
         let piece = Piece::new(&text[range.clone()]);
+        if self.tokenizer.merges.loses_from(piece.bytes) {
+            return self.locate_lossy(scanner, first, text, range, source);
+        }
         let (mut at, mut word_end) = (0, 0);
         for token in first..self.out.ids.len() {
             if at == word_end && at < piece.bytes.len() {
@@ -188,6 +213,40 @@ impl Writer<'_> {
             at += bytes.len();
         }
         self.words += 1;
+    }
+
+    /// Like [`Self::locate`], where some bytes have no token. The reference counts the tokens of a word from its beginning,
+    /// in bytes of the characters that stand for bytes, and does not count what the word lost.
+    fn locate_lossy<S: Scanner>(
+        &mut self,
+        scanner: S,
+        first: usize,
+        text: &str,
+        range: Range<usize>,
+        source: Source<'_>,
+    ) {
+        let tokenizer = self.tokenizer;
+        let piece = Piece::new(&text[range.clone()]);
+        let (mut token, mut at) = (first, 0);
+        let mut origin_of = Vec::new();
+        while at < piece.bytes.len() {
+            let end = scanner.next(piece, at);
+            origin_of.clear();
+            for (place, &byte) in piece.bytes[at..end].iter().enumerate() {
+                origin_of.extend(std::iter::repeat_n(place, alphabet::CHARS[usize::from(byte)].len_utf8()));
+            }
+            for (start, len) in tokenizer.spans_of_word(&piece.bytes[at..end], &self.out.ids[token..]) {
+                let bytes = tokenizer.vocab.bytes_of(self.out.ids[token]).unwrap_or_default();
+                let leading = bytes.iter().take_while(|&&byte| byte == b' ').count();
+                let trailing = bytes.iter().rev().take_while(|&&byte| byte == b' ').count();
+                let (from, to) = (origin_of[start], origin_of[start + len - 1] + 1);
+                let origin = source.range(text, range.start + at + from..range.start + at + to);
+                self.push_offsets(origin, leading, trailing);
+                token += 1;
+            }
+            self.words += 1;
+            at = end;
+        }
     }
 
     /// Adds the offsets of a token, given how many characters of whitespace it begins and ends with. A space that was

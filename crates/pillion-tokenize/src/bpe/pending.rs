@@ -113,6 +113,9 @@ impl Pending {
             Tokens::One(_) => 1,
             Tokens::Many { start, end } => end - start,
         };
+        if self.tokens.iter().any(|tokens| len(tokens) == 0) {
+            return self.write_anew(sink);
+        }
         let total: usize = self.tokens.iter().map(len).sum();
         let old = sink.len();
         let ids = sink.resize(old + total - self.places.len());
@@ -130,5 +133,22 @@ impl Pending {
             }
             from = place;
         }
+    }
+
+    /// Like [`Self::write`], where a word has lost all its bytes, so that what stands after it moves the other way.
+    #[cold]
+    fn write_anew(&self, sink: &mut Sink<'_>) {
+        let (Some(&first), len) = (self.places.first(), sink.len()) else { return };
+        let old = sink.resize(len)[first..].to_vec();
+        let mut ids = Vec::with_capacity(old.len() + self.many.len());
+        let ends = self.places.iter().skip(1).chain(std::iter::once(&len));
+        for ((&place, &end), tokens) in self.places.iter().zip(ends).zip(&self.tokens) {
+            match tokens {
+                Tokens::One(id) => ids.push(*id),
+                Tokens::Many { start, end } => ids.extend_from_slice(&self.many[*start..*end]),
+            }
+            ids.extend_from_slice(&old[place + 1 - first..end - first]);
+        }
+        sink.resize(first + ids.len())[first..].copy_from_slice(&ids);
     }
 }

@@ -91,6 +91,10 @@ impl TokenizerEngine for ByteEngine {
         chars.next().is_none().then_some(u32::from(byte))
     }
 
+    fn bytes_per_token(&self) -> usize {
+        100
+    }
+
     fn vocabulary(&self) -> Vec<TokenEntry> {
         let bytes = (0..=255u8).map(|b| TokenEntry {
             id: u32::from(b),

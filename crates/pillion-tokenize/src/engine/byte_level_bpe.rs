@@ -130,6 +130,10 @@ impl TokenizerEngine for ByteLevelBpeEngine {
         self.bpe.token_to_id(token)
     }
 
+    fn bytes_per_token(&self) -> usize {
+        200
+    }
+
     fn vocabulary(&self) -> Vec<TokenEntry> {
         let entry = |id: &u32| {
             let text = self.bpe.id_to_token(*id)?;

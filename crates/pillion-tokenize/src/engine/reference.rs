@@ -176,6 +176,10 @@ impl TokenizerEngine for ReferenceEngine {
         self.tokenizer.token_to_id(token)
     }
 
+    fn bytes_per_token(&self) -> usize {
+        600
+    }
+
     fn vocabulary(&self) -> Vec<TokenEntry> {
         let added = self.tokenizer.get_added_vocabulary();
         let mut ids: Vec<u32> = self.model().get_vocab().into_values().collect();

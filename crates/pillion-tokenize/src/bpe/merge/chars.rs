@@ -117,6 +117,9 @@ impl Beside {
     fn token_of(&self, merges: &Merges, c: char) -> Option<(u32, ByteMask, ByteMask)> {
         let mut buffer = [0; 4];
         let bytes = c.encode_utf8(&mut buffer).as_bytes();
+        if merges.loses_from(bytes) {
+            return None;
+        }
         let mut symbols = [0; 4];
         for (symbol, &byte) in symbols.iter_mut().zip(bytes) {
             *symbol = merges.byte_id(byte);

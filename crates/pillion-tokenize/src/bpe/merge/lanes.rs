@@ -124,7 +124,7 @@ impl Lane {
         self.keys = [NO_KEY; MAX_SYMBOLS];
         self.next = NEXT;
         self.previous = PREVIOUS;
-        if word.is_ascii() {
+        if word.is_ascii() && !merges.loses_from(word) {
             return self.fill_ascii(merges, word);
         }
         self.len = 0;
