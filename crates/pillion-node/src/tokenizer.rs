@@ -118,7 +118,7 @@ impl NativeTokenizer {
 
     /// Tells the garbage collector what this small object keeps in memory. Called once.
     #[napi(catch_unwind)]
-    pub fn tell_size(&mut self, env: &Env) -> napi::Result<()> {
+    pub fn tell_size(&mut self, env: Env) -> napi::Result<()> {
         self.told = i64::try_from(self.tokenizer.memory_size()).unwrap_or(i64::MAX);
         env.adjust_external_memory(self.told).map(drop)
     }
