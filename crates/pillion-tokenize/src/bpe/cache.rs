@@ -1,6 +1,8 @@
 //! The bounded caches of words and their tokens. They hold full bytes: what they hold changes no result.
 
 use super::hash::{HashKey, slot_of};
+use super::map::Table;
+use super::simd::prefetch;
 use super::word::ShortKey;
 
 /// The most tokens of a word that [`ShortCache`] keeps.
@@ -26,18 +28,19 @@ const SHORT_BITS: u64 = u64::MAX >> (64 - COUNT_SHIFT);
 #[repr(C, align(64))]
 struct Pair([Slot; 2]);
 
-/// Words of up to 15 bytes and four tokens. It grows with use up to 1 MiB, which a core's own cache holds.
+/// Words of up to 15 bytes and four tokens. It grows with use up to 8 MiB: the words of a language mostly fit in, and to look one up that
+/// has left the core's own cache is still far cheaper than to merge it again.
 pub(super) struct ShortCache {
-    pairs: Vec<Pair>,
+    pairs: Table<Pair>,
     inserted: usize,
 }
 
-const FIRST_PAIRS: usize = 1 << 6;
-const MAX_PAIRS: usize = 1 << 14;
+const FIRST_PAIRS: usize = 1 << 9;
+const MAX_PAIRS: usize = 1 << 17;
 
 impl ShortCache {
     pub(super) fn new() -> Self {
-        Self { pairs: vec![Pair([EMPTY; 2]); FIRST_PAIRS], inserted: 0 }
+        Self { pairs: Table::new(Pair([EMPTY; 2]), FIRST_PAIRS), inserted: 0 }
     }
 
     /// The tokens of the word and their number.
@@ -48,6 +51,12 @@ impl ShortCache {
         // Which of the two it is cannot be foretold, only that it is one: so no branch but the last.
         let slot = &slots[usize::from(!holds(&slots[0]))];
         holds(slot).then(|| (slot.ids, (slot.high >> COUNT_SHIFT) as usize))
+    }
+
+    /// Begins to bring the pair near that [`Self::get`] reads.
+    #[inline(always)]
+    pub(super) fn touch(&self, hash: u64) {
+        prefetch(&self.pairs, slot_of(hash, self.pairs.len()));
     }
 
     /// Keeps the word in place of the older of the two in its pair, if it has up to [`MAX_INLINE`] tokens.
@@ -75,8 +84,8 @@ impl ShortCache {
 
     #[cold]
     fn grow(&mut self, hashes: HashKey) {
-        let more = vec![Pair([EMPTY; 2]); self.pairs.len() * 4];
-        for Pair([first, second]) in std::mem::replace(&mut self.pairs, more) {
+        let more = Table::new(Pair([EMPTY; 2]), (self.pairs.len() * 8).min(MAX_PAIRS));
+        for &Pair([first, second]) in &*std::mem::replace(&mut self.pairs, more) {
             for slot in [second, first].into_iter().filter(|slot| slot.high & LENGTH_BITS != 0) {
                 self.put(slot, hashes.pair(slot.low, slot.high & SHORT_BITS));
             }

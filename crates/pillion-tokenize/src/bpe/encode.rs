@@ -130,36 +130,30 @@ impl ByteLevelBpe {
     #[inline(never)]
     fn words<S: Scanner>(&self, scanner: S, piece: Piece<'_>, scratch: &mut Scratch, sink: &mut Sink<'_>) {
         let Scratch { short, long, pending, .. } = scratch;
+        let mut ahead = [Word::NONE; AHEAD_WORDS];
         let mut start = 0;
         while start < piece.bytes.len() {
-            let (end, key) = match Chunk::load(piece.bytes, start).map(|chunk| (chunk, scanner.fast(chunk))) {
-                Some((chunk, len @ 2..)) => (start + len, chunk.key(len)),
-                _ => {
-                    let end = scanner.next(piece, start);
-                    match end - start {
-                        1 => {
-                            let id = self.merges.byte_id(piece.bytes[start]);
-                            if id != NO_BYTE {
-                                sink.push(id);
-                            }
-                            start = end;
-                            continue;
-                        }
-                        2..=MAX_SHORT => (end, ShortKey::new(piece.bytes, start, end)),
-                        _ => (end, ShortKey::NONE),
-                    }
-                }
-            };
-            if key == ShortKey::NONE {
-                self.long_word(Word { start, end, key, hash: 0 }, piece.bytes, long, pending, sink);
-            } else {
-                let hash = self.key.pair(key.low, key.high);
-                match short.get(key, hash) {
-                    Some((ids, count)) => sink.push_inline(ids, count),
-                    None => pending.push(Word { start, end, key, hash }, sink),
+            // The words of a block are found first and looked up then, so that the look-ups wait for memory together.
+            let mut count = 0;
+            for word in &mut ahead {
+                *word = self.next_word(scanner, piece, start);
+                short.touch(word.hash);
+                start = word.end;
+                count += 1;
+                if start >= piece.bytes.len() {
+                    break;
                 }
             }
-            start = end;
+            for &word in &ahead[..count] {
+                if word.key == ShortKey::NONE {
+                    self.odd_word(word, piece.bytes, long, pending, sink);
+                    continue;
+                }
+                match short.get(word.key, word.hash) {
+                    Some((ids, count)) => sink.push_inline(ids, count),
+                    None => pending.push(word, sink),
+                }
+            }
             if pending.is_full() {
                 pending.settle(self, piece.bytes, short, long, sink);
             }
@@ -169,8 +163,30 @@ impl ByteLevelBpe {
         }
     }
 
+    /// The word at `start`; with the key [`ShortKey::NONE`] if it has one byte, or too many for a key.
+    #[inline(always)]
+    fn next_word<S: Scanner>(&self, scanner: S, piece: Piece<'_>, start: usize) -> Word {
+        let (end, key) = match Chunk::load(piece.bytes, start).map(|chunk| (chunk, scanner.fast(chunk))) {
+            Some((chunk, len @ 2..)) => (start + len, chunk.key(len)),
+            _ => {
+                let end = scanner.next(piece, start);
+                let is_short = (2..=MAX_SHORT).contains(&(end - start));
+                (end, if is_short { ShortKey::new(piece.bytes, start, end) } else { ShortKey::NONE })
+            }
+        };
+        Word { start, end, key, hash: self.key.pair(key.low, key.high) }
+    }
+
+    /// A word of one byte, or a long one.
     #[inline(never)]
-    fn long_word(&self, word: Word, bytes: &[u8], long: &LongCache, pending: &mut Pending, sink: &mut Sink<'_>) {
+    fn odd_word(&self, word: Word, bytes: &[u8], long: &LongCache, pending: &mut Pending, sink: &mut Sink<'_>) {
+        if word.end - word.start == 1 {
+            let id = self.merges.byte_id(bytes[word.start]);
+            if id != NO_BYTE {
+                sink.push(id);
+            }
+            return;
+        }
         let text = &bytes[word.start..word.end];
         let hash = if text.len() > MAX_LONG { 0 } else { self.key.bytes(text) };
         match long.get(text, hash) {
@@ -189,6 +205,13 @@ pub(super) struct Word {
     pub(super) key: ShortKey,
     pub(super) hash: u64,
 }
+
+impl Word {
+    const NONE: Self = Self { start: 0, end: 0, key: ShortKey::NONE, hash: 0 };
+}
+
+/// Words that are looked up together.
+const AHEAD_WORDS: usize = 16;
 
 /// The end of a list of ids, with room written ahead, so that a few ids are one store.
 pub(super) struct Sink<'a> {

@@ -31,6 +31,7 @@ mod chunk;
 mod encode;
 mod hash;
 mod load;
+mod map;
 mod merge;
 mod normalize;
 mod offsets;

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use super::Refusal;
 use super::alphabet;
 use super::hash::{HashKey, slot_of};
+use super::map::Table;
 use super::simd::prefetch;
 use super::word::{MAX_SHORT, ShortKey};
 
@@ -168,14 +169,14 @@ struct ShortSlot {
 
 /// Short tokens with their bytes in the table itself, so that a look-up touches one place in memory.
 struct ShortIndex {
-    slots: Vec<ShortSlot>,
+    slots: Table<ShortSlot>,
     key: HashKey,
 }
 
 impl ShortIndex {
     fn new(tokens: usize, key: HashKey) -> Self {
         let empty = ShortSlot { key: ShortKey { low: 0, high: 0 }, value: 0 };
-        Self { slots: vec![empty; tokens + tokens / 2 + 1], key }
+        Self { slots: Table::new(empty, tokens + tokens / 2 + 1), key }
     }
 
     /// The slot of `key`, or the empty one where it would be: there are more slots than tokens.

@@ -1,6 +1,7 @@
 //! The pairs of tokens that merge: rank and result, in one place in memory.
 
 use crate::bpe::hash::{HashKey, slot_of};
+use crate::bpe::map::Table;
 use crate::bpe::simd::prefetch;
 
 /// Ranks must be below this, so that a rank and a place fit into one number.
@@ -27,13 +28,13 @@ struct Slot {
 const EMPTY: Slot = Slot { pair: u64::MAX, joined: Joined { rank: NO_RANK, id: 0 } };
 
 pub(super) struct PairTable {
-    slots: Vec<Slot>,
+    slots: Table<Slot>,
     key: HashKey,
 }
 
 impl PairTable {
     pub(super) fn new(pairs: usize, key: HashKey) -> Self {
-        Self { slots: vec![EMPTY; pairs + pairs / 2 + 1], key }
+        Self { slots: Table::new(EMPTY, pairs + pairs / 2 + 1), key }
     }
 
     #[inline(always)]
