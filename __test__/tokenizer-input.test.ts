@@ -170,7 +170,7 @@ describe('texts that are copied in slices', () => {
   })
 
   test('name what is wrong with them', async () => {
-    await refused(tokenizer.encodeBatch(['a', [body, 7]]), 'invalid_argument', 'texts[1][1]')
+    await refused(tokenizer.encodeBatch(['a', [body, 7] as never]), 'invalid_argument', 'texts[1][1]')
     await refused(tokenizer.encodeBatch([[body, 'a', 'b'] as never]), 'invalid_argument', 'texts[0]')
   })
 })

@@ -139,10 +139,13 @@ async function copyPieces(arena: NativeTexts, text: Text, name: string, cancel: 
   for (let at = 0; at === 0 || at < length; at += unitsPerSlice) {
     if (at > 0) await turn()
     if (cancel.isCancelled()) return
-    if (text.length !== length)
-      throw invalidArgument(name, 'bytes that stay until the call settles', 'a detached buffer')
+    if (text.length !== length) {
+      throw invalidArgument(name, 'bytes that stay until the call settles, not detached on the way', text)
+    }
     const end = Math.min(at + unitsPerSlice, length)
-    const piece = typeof text === 'string' ? text.slice(at, end) : text.subarray(at, end)
+    // A view of detached memory cannot be made; the whole is refused where it is copied.
+    const piece =
+      length <= unitsPerSlice ? text : typeof text === 'string' ? text.slice(at, end) : text.subarray(at, end)
     callNative(() => arena.piece(piece, at > 0))
   }
 }

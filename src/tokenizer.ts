@@ -439,7 +439,7 @@ const isId = (id: number): boolean => Number.isInteger(id) && id >= 0 && id < 2 
 export function toIds(param: string, ids: ArrayLike<number>): Uint32Array {
   if (ids instanceof Uint32Array) {
     if (ids.length === 0 && isDetached(ids.buffer))
-      throw invalidArgument(param, 'an array of token ids', 'a detached buffer')
+      throw invalidArgument(param, 'an array whose memory was not transferred', ids)
     return unshared(ids)
   }
   if (typeof ids !== 'object' || typeof (ids as ArrayLike<number> | null)?.length !== 'number') {
