@@ -294,6 +294,12 @@ declare class NativeTexts {
     to: number,
     maxUnits: number,
   ): number
+  /** Copies a text, or a further piece of the last one. Pieces of a string may end within a character. */
+  piece(piece: string | Uint8Array, continues: boolean): void
+  /** Makes the last two texts a pair. */
+  pair(): void
+  /** Says where in the last text, which is bytes, the texts lie that it holds. */
+  rows(rowOffsets: Uint32Array): void
 }
 
 /** A tokenizer. */
@@ -310,23 +316,57 @@ declare class NativeTokenizer {
   engine(): NativeEngineInfo
   /** How many ids have a token. */
   vocabSize(): number
-  /** Encodes the one text or pair, on this thread. */
-  encode(texts: NativeTexts, options?: string | undefined | null): EncodedColumns
+  /** Encodes a text or pair on this thread. Without `options`, `flags` say it all: see `encode_options`. */
+  encode(
+    text: string | Uint8Array,
+    pair: string | Uint8Array | undefined,
+    flags: number,
+    options?: string | undefined | null,
+  ): EncodedColumns
+  /** The ids alone, which cost less to hand over. */
+  encodeIds(
+    text: string | Uint8Array,
+    pair: string | Uint8Array | undefined,
+    flags: number,
+    options?: string | undefined | null,
+  ): Uint32Array
+  /** Writes the ids into the caller's array; returns how many. An array that is too short is left as it is. */
+  encodeInto(
+    text: string | Uint8Array,
+    pair: string | Uint8Array | undefined,
+    target: Uint32Array,
+    flags: number,
+    options?: string | undefined | null,
+  ): number
   /** Encodes the one text or pair on the pool. */
-  encodeAsync(texts: NativeTexts, options?: string | undefined | null): Promise<EncodedColumns>
+  encodeAsync(
+    texts: NativeTexts,
+    flags: number,
+    options: string | undefined | null,
+    cancel: NativeCancel,
+  ): Promise<EncodedColumns>
   /** Encodes all texts on the pool. */
   encodeBatch(
     texts: NativeTexts,
+    flags: number,
     options: string | undefined | null,
     cancel: NativeCancel,
     onProgress?: ((done: number, total: number) => void) | undefined | null,
   ): Promise<EncodedBatch>
-  /** Counts the tokens of the one text, on this thread. */
-  count(texts: NativeTexts): number
+  /** Encodes a few short texts or pairs on this thread. */
+  encodeFew(
+    texts: readonly (string | Uint8Array | readonly [string | Uint8Array, string | Uint8Array])[],
+    flags: number,
+    options?: string | undefined | null,
+  ): EncodedBatch
+  /** Counts the tokens of a text on this thread. */
+  count(text: string | Uint8Array): number
   /** Counts the tokens of all texts on the pool. */
   countBatch(texts: NativeTexts, cancel: NativeCancel): Promise<Uint32Array>
-  /** Where to cut the one text so that it has at most `max` tokens: the first and the last unit to keep. */
-  cutToTokens(texts: NativeTexts, max: number, left: boolean): Array<number>
+  /** Counts the tokens of a few short texts on this thread. */
+  countFew(texts: readonly (string | Uint8Array)[]): Uint32Array
+  /** Where to cut a text so that it has at most `max` tokens: the first and the last unit to keep. */
+  cutToTokens(text: string | Uint8Array, max: number, left: boolean): Array<number>
   /** The id of a token. */
   tokenToId(token: string): number | null
   /** The token of an id. */
@@ -443,8 +483,21 @@ interface EncodedBatch extends EncodedColumns {
   sources: Uint32Array
 }
 
+/** Texts on their way in: copied on the JS thread, long ones in slices between which the event loop runs. */
+
 /** A text: a string, in which a lone surrogate becomes U+FFFD, or UTF-8 bytes, which must be valid. */
 type Text = string | Uint8Array
+/**
+ * Many texts in one buffer, the cheapest way to hand over many: text `i` is the UTF-8 in `bytes.subarray(rowOffsets[i], rowOffsets[i + 1])`.
+ * A call must find both unchanged until its promise settles.
+ */
+interface PackedTexts {
+  /** The UTF-8 of all texts. */
+  readonly bytes: Uint8Array
+  /** Where each text begins; one entry more than there are texts. */
+  readonly rowOffsets: Uint32Array
+}
+
 /** How to encode. */
 interface EncodeOptions<C extends Col = never> {
   /** Columns to compute besides the ids. Default: none. */
@@ -497,6 +550,8 @@ interface DecodeStream {
 }
 /** What `fromPretrained` takes. */
 type PretrainedOptions = Call
+/** Options of {@link Tokenizer.encodeInto}: those that need no column. */
+type EncodeIntoOptions = Omit<EncodeOptions, 'include' | 'offsetUnit'>
 /**
  * A tokenizer, immutable: settings such as truncation and padding are per call. It needs no Python. Its memory is freed when
  * it is garbage.
@@ -535,28 +590,36 @@ declare class Tokenizer {
    */
   encode<C extends Col = never>(text: Text, options?: EncodeOptions<C>): Encoding<C>
   /**
-   * Encodes a text on the tokenizer's own threads. For texts that `encode` takes, `encode` is cheaper.
-   * @throws `invalid_argument` for a bad option, `deadline_exceeded`, the signal's reason
+   * Encodes a short text at once, on the JS thread, into an array of the caller's; nothing else is made.
+   * @returns how many ids were written, from the array's beginning
+   * @throws `invalid_argument` for an array that is too short, which is left as it is, for a text of more than 65,536 UTF-16 units or a
+   * bad option
+   */
+  encodeInto(text: Text, ids: Uint32Array, options?: EncodeIntoOptions): number
+  /**
+   * Encodes a text on the tokenizer's own threads; a very short one at once, where that is cheaper than their wake-up.
+   * @throws `invalid_argument` for a bad option, `deadline_exceeded`, the signal's reason; an abort also ends the work
    */
   encodeAsync<C extends Col = never>(text: Text, options?: EncodeOptions<C> & Call): Promise<Encoding<C>>
   /**
-   * Encodes many texts, or pairs, in parallel on the tokenizer's own threads, into one flat array. The fastest way to encode.
+   * Encodes many texts, or pairs, in parallel on the tokenizer's own threads, into one flat array; very few and short ones at once. The
+   * fastest way to encode.
    * @throws `invalid_argument` for a bad option or text, `deadline_exceeded`, the signal's reason; an abort also ends the work
    */
   encodeBatch<C extends Col = never>(
-    texts: readonly (Text | readonly [Text, Text])[],
+    texts: readonly (Text | readonly [Text, Text])[] | PackedTexts,
     options?: Omit<EncodeOptions<C>, 'pair'> & Call & BatchProgress,
   ): Promise<BatchEncoding<C>>
   /**
-   * Counts the tokens of a short text, special tokens of the template included, without making them.
+   * Counts the tokens of a short text, special tokens of the template included, without handing them over.
    * @throws `invalid_argument` for a text of more than 65,536 UTF-16 units (use {@link countBatch})
    */
   count(text: Text): number
   /**
    * Counts the tokens of many texts in parallel.
-   * @throws `invalid_argument` for a bad text, `deadline_exceeded`, the signal's reason
+   * @throws `invalid_argument` for a bad text, `deadline_exceeded`, the signal's reason; an abort also ends the work
    */
-  countBatch(texts: readonly Text[], options?: Call): Promise<Uint32Array>
+  countBatch(texts: readonly Text[] | PackedTexts, options?: Call): Promise<Uint32Array>
   /**
    * Whether a text has at most `max` tokens, special tokens of the template included.
    * @throws `invalid_argument` for a text of more than 65,536 UTF-16 units (use {@link countBatch})
@@ -826,6 +889,7 @@ export {
   type Columns,
   type DecodeOptions,
   type DecodeStream,
+  type EncodeIntoOptions,
   type EncodeOptions,
   type Encoding,
   Engine,
@@ -841,6 +905,7 @@ export {
   type LoadProgress,
   type LogRecord,
   type Metrics,
+  type PackedTexts,
   type PadOptions,
   type Padded,
   type Part,

@@ -4,10 +4,9 @@ import { execFileSync } from 'node:child_process'
 import { copyFileSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { checkPortable, glibcFloor } from './lib/elf.mjs'
+import { zigEnvironment } from './lib/zig.mjs'
 import { bridgeFile, hostTarget, platforms, writePlatformPackage } from './platforms.mjs'
-
-/** The oldest glibc that the published Linux packages need: that of Debian 10, RHEL 8 and Ubuntu 18.10. */
-const glibcFloor = '2.28'
 
 const { values } = parseArgs({
   options: {
@@ -28,7 +27,7 @@ mkdirSync(folder, { recursive: true })
 const profile = values.release ? 'release' : 'debug'
 const addon = join(folder, `pillion.${platform.name}.node`)
 const bridge = bridgeFile(platform)
-if (values.zig) buildWithZig()
+if (values.zig) await buildWithZig()
 else build()
 writePlatformPackage(folder, platform)
 console.error(`built ${folder}`)
@@ -58,18 +57,20 @@ function build() {
   take(values.target === undefined ? [profile] : [target, profile], bridge, join(folder, bridge))
 }
 
-function buildWithZig() {
+async function buildWithZig() {
   const versioned = platform.libc === 'glibc' ? `${target}.${glibcFloor}` : target
   const cargo = [...(values.release ? ['--release'] : []), '--target', versioned]
-  run('cargo', ['zigbuild', '--quiet', '--package', 'pillion-node', '--package', 'pillion-bridge', ...cargo])
+  const env = { ...process.env, ...(await zigEnvironment()) }
+  run('cargo', ['zigbuild', '--quiet', '--package', 'pillion-node', '--package', 'pillion-bridge', ...cargo], env)
   take([target, profile], bridge.replace('bridge', 'node'), addon)
   take([target, profile], bridge, join(folder, bridge))
+  for (const file of [addon, join(folder, bridge)]) checkPortable(file, platform)
 }
 
 function take(from, file, to) {
   copyFileSync(join(process.env.CARGO_TARGET_DIR ?? 'target', ...from, file), to)
 }
 
-function run(command, args) {
-  execFileSync(command, args, { stdio: 'inherit', shell: process.platform === 'win32' })
+function run(command, args, env = process.env) {
+  execFileSync(command, args, { env, stdio: 'inherit', shell: process.platform === 'win32' })
 }

@@ -1,10 +1,12 @@
 // Packs the main package and this platform's, installs both into an empty folder as a user would (no install scripts, no cargo, no network),
-// runs them from CommonJS and ESM, checks the types as strictly as TypeScript can, and runs the example server on them.
+// runs them from CommonJS and ESM, checks the types as strictly as TypeScript can, and runs the example server on them. With `--portable` the
+// binaries must also load on the oldest supported glibc.
 import assert from 'node:assert/strict'
 import { execFileSync, spawn } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join, resolve } from 'node:path'
+import { checkPortable } from './lib/elf.mjs'
 import { bridgeFile, hostTarget, platforms } from './platforms.mjs'
 
 const root = resolve(import.meta.dirname, '..')
@@ -92,8 +94,9 @@ function checkFiles() {
   for (const file of wanted) assert.ok(existsSync(join(main, file)), `pillion lacks ${file}`)
   for (const file of ['src', 'crates', 'npm', 'python/tests', 'python/pillion/__pycache__'])
     assert.ok(!existsSync(join(main, file)), `pillion has ${file}`)
-  for (const file of [`pillion.${platform.name}.node`, bridgeFile(platform), 'LICENSE-MIT'])
-    assert.ok(existsSync(join(native, file)), `${native} lacks ${file}`)
+  const binaries = [`pillion.${platform.name}.node`, bridgeFile(platform)]
+  for (const file of [...binaries, 'LICENSE-MIT']) assert.ok(existsSync(join(native, file)), `${native} lacks ${file}`)
+  if (process.argv.includes('--portable')) for (const file of binaries) checkPortable(join(native, file), platform)
 }
 
 function runModules() {

@@ -4,7 +4,9 @@
 import { cpSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import path from 'node:path'
 
+import { checkPortable } from './lib/elf.mjs'
 import { fail, root, step } from './lib/steps.mjs'
+import { bridgeFile, platforms as known } from './platforms.mjs'
 
 const [artifacts] = process.argv.slice(2)
 if (!artifacts || !existsSync(artifacts)) fail('usage: node scripts/publish.mjs ARTIFACTS')
@@ -18,6 +20,9 @@ for (const triple of platforms) {
   const { name, version } = JSON.parse(readFileSync(path.join(folder, 'package.json'), 'utf8'))
   if (version !== main.version) fail(`${name} has version ${version}, the main package ${main.version}`)
   optionalDependencies[name] = version
+  const platform = Object.values(known).find((one) => one.name === triple)
+  if (platform?.os !== 'linux') continue
+  for (const file of [`pillion.${triple}.node`, bridgeFile(platform)]) checkPortable(path.join(folder, file), platform)
 }
 const expected = main.napi.targets.length
 if (platforms.length !== expected)

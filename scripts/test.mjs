@@ -20,7 +20,7 @@ await step('Python tests', python, ['-m', 'pytest', '-q', 'python/tests'], {
 })
 await step('TypeScript tests', 'npx', ['vitest', 'run'], {
   count: counters.vitest,
-  env: { PILLION_TEST_MODEL: smollm2, PILLION_PYTHON: python },
+  env: { PILLION_TEST_MODEL: smollm2, PILLION_PYTHON: python, PILLION_TEST_RELEASE: '1' },
   keepGoing,
 })
 finish()

@@ -49,6 +49,12 @@ export declare class NativeTexts {
   constructor()
   /** Copies `texts[from..to]` until about `max_units` UTF-16 units or bytes are copied; returns where it stopped, at least one further. */
   push(texts: readonly (string | Uint8Array | readonly [string | Uint8Array, string | Uint8Array])[], from: number, to: number, maxUnits: number): number
+  /** Copies a text, or a further piece of the last one. Pieces of a string may end within a character. */
+  piece(piece: string | Uint8Array, continues: boolean): void
+  /** Makes the last two texts a pair. */
+  pair(): void
+  /** Says where in the last text, which is bytes, the texts lie that it holds. */
+  rows(rowOffsets: Uint32Array): void
 }
 
 /** A tokenizer. */
@@ -65,18 +71,26 @@ export declare class NativeTokenizer {
   engine(): NativeEngineInfo
   /** How many ids have a token. */
   vocabSize(): number
-  /** Encodes the one text or pair, on this thread. */
-  encode(texts: NativeTexts, options?: string | undefined | null): import('./encoding').EncodedColumns
+  /** Encodes a text or pair on this thread. Without `options`, `flags` say it all: see `encode_options`. */
+  encode(text: string | Uint8Array, pair: string | Uint8Array | undefined, flags: number, options?: string | undefined | null): import('./encoding').EncodedColumns
+  /** The ids alone, which cost less to hand over. */
+  encodeIds(text: string | Uint8Array, pair: string | Uint8Array | undefined, flags: number, options?: string | undefined | null): Uint32Array
+  /** Writes the ids into the caller's array; returns how many. An array that is too short is left as it is. */
+  encodeInto(text: string | Uint8Array, pair: string | Uint8Array | undefined, target: Uint32Array, flags: number, options?: string | undefined | null): number
   /** Encodes the one text or pair on the pool. */
-  encodeAsync(texts: NativeTexts, options?: string | undefined | null): Promise<import('./encoding').EncodedColumns>
+  encodeAsync(texts: NativeTexts, flags: number, options: string | undefined | null, cancel: NativeCancel): Promise<import('./encoding').EncodedColumns>
   /** Encodes all texts on the pool. */
-  encodeBatch(texts: NativeTexts, options: string | undefined | null, cancel: NativeCancel, onProgress?: ((done: number, total: number) => void) | undefined | null): Promise<import('./encoding').EncodedBatch>
-  /** Counts the tokens of the one text, on this thread. */
-  count(texts: NativeTexts): number
+  encodeBatch(texts: NativeTexts, flags: number, options: string | undefined | null, cancel: NativeCancel, onProgress?: ((done: number, total: number) => void) | undefined | null): Promise<import('./encoding').EncodedBatch>
+  /** Encodes a few short texts or pairs on this thread. */
+  encodeFew(texts: readonly (string | Uint8Array | readonly [string | Uint8Array, string | Uint8Array])[], flags: number, options?: string | undefined | null): import('./encoding').EncodedBatch
+  /** Counts the tokens of a text on this thread. */
+  count(text: string | Uint8Array): number
   /** Counts the tokens of all texts on the pool. */
   countBatch(texts: NativeTexts, cancel: NativeCancel): Promise<Uint32Array>
-  /** Where to cut the one text so that it has at most `max` tokens: the first and the last unit to keep. */
-  cutToTokens(texts: NativeTexts, max: number, left: boolean): Array<number>
+  /** Counts the tokens of a few short texts on this thread. */
+  countFew(texts: readonly (string | Uint8Array)[]): Uint32Array
+  /** Where to cut a text so that it has at most `max` tokens: the first and the last unit to keep. */
+  cutToTokens(text: string | Uint8Array, max: number, left: boolean): Array<number>
   /** The id of a token. */
   tokenToId(token: string): number | null
   /** The token of an id. */

@@ -31,6 +31,7 @@ export const kinds = {
   object: kind('an object', (v) => typeof v === 'object' && v !== null && !Array.isArray(v)),
   array: kind('an array', Array.isArray),
   text: kind('a string or a Uint8Array with UTF-8', isText),
+  bytes: kind('a Uint8Array with UTF-8', (v) => v instanceof Uint8Array),
   signal: kind('an AbortSignal', (v) => v instanceof AbortSignal),
   strings: kind('a string or an array of strings', (v) => typeof v === 'string' || isStrings(v)),
   booleanOrStrings: kind('true, false or an array of strings', (v) => typeof v === 'boolean' || isStrings(v)),

@@ -1,13 +1,24 @@
 import { fileURLToPath } from 'node:url'
 import { callNative, runCall, tell, type Call } from './call'
 import { batchEncoding, encoding, type BatchEncoding, type Col, type Encoding } from './encoding'
-import { PillionError, describe, invalidArgument } from './errors'
-import { native, type NativeTexts, type NativeTokenizer } from './native'
+import { describe, invalidArgument } from './errors'
+import { native, type NativeCancel, type NativeTokenizer } from './native'
 import { callShape, checkArgument, checkOptions, kinds, oneOf, toJson } from './options'
 import { checkMessages, templateJson, templateShape, type ChatMessage, type Template } from './chat'
+import {
+  checkSyncText,
+  copyText,
+  copyTexts,
+  countTexts,
+  isFew,
+  maxSyncUnits,
+  tooLong,
+  unshared,
+  type PackedTexts,
+  type Text,
+} from './texts'
 
-/** A text: a string, in which a lone surrogate becomes U+FFFD, or UTF-8 bytes, which must be valid. */
-export type Text = string | Uint8Array
+export type { PackedTexts, Text }
 
 /** How to encode. */
 export interface EncodeOptions<C extends Col = never> {
@@ -67,12 +78,11 @@ export interface DecodeStream {
 /** What `fromPretrained` takes. */
 export type PretrainedOptions = Call
 
-// Longer texts take the async form, so that no call of ours holds up the event loop. A UTF-8 byte counts as a unit.
-const maxSyncUnits = 65_536
+/** Options of {@link Tokenizer.encodeInto}: those that need no column. */
+export type EncodeIntoOptions = Omit<EncodeOptions, 'include' | 'offsetUnit'>
 
-/** Texts whose UTF-16 units are copied in one go on the JS thread; a batch with more lets other work in between. */
-const unitsPerSlice = 4 << 20
-const textsPerSlice = 16_384
+// Up to so many units, the work takes less time than waking a thread of the pool.
+const inlineUnits = { pillion: 8192, tokenizers: 128 }
 
 /**
  * A tokenizer, immutable: settings such as truncation and padding are per call. It needs no Python. Its memory is freed when
@@ -84,6 +94,7 @@ export class Tokenizer {
   /** How many ids have a token, added tokens included. */
   readonly vocabSize: number
   readonly #native: NativeTokenizer
+  readonly #inlineUnits: number
 
   private constructor(handle: NativeTokenizer) {
     handle.tellSize()
@@ -91,6 +102,7 @@ export class Tokenizer {
     const { name, reason } = handle.engine()
     this.engine = { name: name as 'pillion' | 'tokenizers', ...(reason === undefined ? {} : { reason }) }
     this.vocabSize = handle.vocabSize()
+    this.#inlineUnits = inlineUnits[this.engine.name]
   }
 
   /** @internal The handle that an engine has loaded already. */
@@ -116,7 +128,10 @@ export class Tokenizer {
   static async fromJSON(json: Text, options?: Call): Promise<Tokenizer> {
     checkOptions('Tokenizer.fromJSON()', options, callShape)
     checkArgument('json', json, kinds.text)
-    return new Tokenizer(await runCall(options, () => native().NativeTokenizer.fromJson(oneText(json))))
+    const cancel = newCancel()
+    const load = async (): Promise<NativeTokenizer> =>
+      native().NativeTokenizer.fromJson(await copyText(json, undefined, cancel))
+    return new Tokenizer(await runCall(options, load, () => cancel.cancel()))
   }
 
   /**
@@ -136,65 +151,99 @@ export class Tokenizer {
    */
   encode<C extends Col = never>(text: Text, options?: EncodeOptions<C>): Encoding<C> {
     checkOptions('encode()', options, encodeShape)
-    const arena = syncText('encode', 'encodeAsync', text, options?.pair)
-    const columns = callNative(() => this.#native.encode(arena, encodeJson(options)))
-    return encoding(this.#native, columns)
+    checkSyncText('encode', 'encodeAsync', text, options?.pair)
+    return this.#encodeHere(text, options)
   }
 
   /**
-   * Encodes a text on the tokenizer's own threads. For texts that `encode` takes, `encode` is cheaper.
-   * @throws `invalid_argument` for a bad option, `deadline_exceeded`, the signal's reason
+   * Encodes a short text at once, on the JS thread, into an array of the caller's; nothing else is made.
+   * @returns how many ids were written, from the array's beginning
+   * @throws `invalid_argument` for an array that is too short, which is left as it is, for a text of more than 65,536 UTF-16 units or a
+   * bad option
+   */
+  encodeInto(text: Text, ids: Uint32Array, options?: EncodeIntoOptions): number {
+    checkOptions('encodeInto()', options, encodeIntoShape)
+    checkSyncText('encodeInto', 'encodeAsync', text, options?.pair)
+    if (!(ids instanceof Uint32Array)) throw invalidArgument('ids', 'a Uint32Array', ids)
+    const { flags, json } = crossing(options)
+    return callNative(() => this.#native.encodeInto(text, options?.pair, ids, flags, json))
+  }
+
+  /**
+   * Encodes a text on the tokenizer's own threads; a very short one at once, where that is cheaper than their wake-up.
+   * @throws `invalid_argument` for a bad option, `deadline_exceeded`, the signal's reason; an abort also ends the work
    */
   async encodeAsync<C extends Col = never>(text: Text, options?: EncodeOptions<C> & Call): Promise<Encoding<C>> {
-    checkOptions('encodeAsync()', options, { ...encodeShape, ...callShape })
+    checkOptions('encodeAsync()', options, encodeAsyncShape)
     checkArgument('text', text, kinds.text)
-    const columns = await runCall(options, () =>
-      this.#native.encodeAsync(oneText(text, options?.pair), encodeJson(options)),
+    const cancel = newCancel()
+    const run = async (): Promise<Encoding<C>> => {
+      if (text.length + (options?.pair?.length ?? 0) <= this.#inlineUnits) return this.#encodeHere(text, options)
+      const { flags, json } = crossing(options)
+      const texts = await copyText(text, options?.pair, cancel)
+      return encoding(this.#native, await this.#native.encodeAsync(texts, flags, json, cancel))
+    }
+    return await runCall(options, run, () => cancel.cancel())
+  }
+
+  #encodeHere<C extends Col>(text: Text, options: EncodeOptions<C> | undefined): Encoding<C> {
+    const { flags, json, columns } = crossing(options)
+    const handle = this.#native
+    return encoding(
+      handle,
+      callNative(() =>
+        columns
+          ? handle.encode(text, options?.pair, flags, json)
+          : { ids: handle.encodeIds(text, options?.pair, flags, json) },
+      ),
     )
-    return encoding(this.#native, columns)
   }
 
   /**
-   * Encodes many texts, or pairs, in parallel on the tokenizer's own threads, into one flat array. The fastest way to encode.
+   * Encodes many texts, or pairs, in parallel on the tokenizer's own threads, into one flat array; very few and short ones at once. The
+   * fastest way to encode.
    * @throws `invalid_argument` for a bad option or text, `deadline_exceeded`, the signal's reason; an abort also ends the work
    */
   async encodeBatch<C extends Col = never>(
-    texts: readonly (Text | readonly [Text, Text])[],
+    texts: readonly (Text | readonly [Text, Text])[] | PackedTexts,
     options?: Omit<EncodeOptions<C>, 'pair'> & Call & BatchProgress,
   ): Promise<BatchEncoding<C>> {
     checkOptions('encodeBatch()', options, encodeBatchShape)
-    checkArgument('texts', texts, kinds.array)
-    const { NativeCancel } = native()
-    const cancel = new NativeCancel()
+    const total = countTexts(texts)
+    const cancel = newCancel()
     const run = async (): Promise<BatchEncoding<C>> => {
-      const progress = ascending(options?.onProgress, texts.length)
-      const arena = await copyTexts(texts, cancel)
-      const batch = await this.#native.encodeBatch(arena, encodeJson(options), cancel, progress)
-      progress?.(texts.length)
+      const progress = ascending(options?.onProgress, total)
+      const { flags, json } = crossing(options)
+      const batch = isFew(texts, this.#inlineUnits)
+        ? this.#native.encodeFew(texts, flags, json)
+        : await this.#native.encodeBatch(await copyTexts(texts, cancel), flags, json, cancel, progress)
+      progress?.(total)
       return batchEncoding(this.#native, batch)
     }
     return await runCall(options, run, () => cancel.cancel())
   }
 
   /**
-   * Counts the tokens of a short text, special tokens of the template included, without making them.
+   * Counts the tokens of a short text, special tokens of the template included, without handing them over.
    * @throws `invalid_argument` for a text of more than 65,536 UTF-16 units (use {@link countBatch})
    */
   count(text: Text): number {
-    const arena = syncText('count', 'countBatch', text)
-    return callNative(() => this.#native.count(arena))
+    checkSyncText('count', 'countBatch', text)
+    return callNative(() => this.#native.count(text))
   }
 
   /**
    * Counts the tokens of many texts in parallel.
-   * @throws `invalid_argument` for a bad text, `deadline_exceeded`, the signal's reason
+   * @throws `invalid_argument` for a bad text, `deadline_exceeded`, the signal's reason; an abort also ends the work
    */
-  async countBatch(texts: readonly Text[], options?: Call): Promise<Uint32Array> {
+  async countBatch(texts: readonly Text[] | PackedTexts, options?: Call): Promise<Uint32Array> {
     checkOptions('countBatch()', options, callShape)
-    checkArgument('texts', texts, kinds.array)
-    const { NativeCancel } = native()
-    const cancel = new NativeCancel()
-    const run = async (): Promise<Uint32Array> => this.#native.countBatch(await copyTexts(texts, cancel), cancel)
+    countTexts(texts)
+    const cancel = newCancel()
+    const run = async (): Promise<Uint32Array> =>
+      isFew(texts, this.#inlineUnits)
+        ? this.#native.countFew(texts)
+        : await this.#native.countBatch(await copyTexts(texts, cancel), cancel)
     return await runCall(options, run, () => cancel.cancel())
   }
 
@@ -204,8 +253,8 @@ export class Tokenizer {
    */
   fits(text: Text, max: number): boolean {
     checkArgument('max', max, kinds.natural)
-    const arena = syncText('fits', 'countBatch', text)
-    return callNative(() => this.#native.count(arena)) <= max
+    checkSyncText('fits', 'countBatch', text)
+    return callNative(() => this.#native.count(text)) <= max
   }
 
   /**
@@ -217,9 +266,11 @@ export class Tokenizer {
   truncateToTokens(text: Text, max: number, options?: { readonly side?: 'left' | 'right' | undefined }): string {
     checkOptions('truncateToTokens()', options, { side: oneOf('left', 'right') })
     checkArgument('max', max, kinds.natural)
-    const arena = syncText('truncateToTokens', 'encodeAsync with truncation and offsets', text)
-    const [start, end] = callNative(() => this.#native.cutToTokens(arena, max, options?.side === 'left'))
-    return typeof text === 'string' ? text.slice(start, end) : new TextDecoder().decode(text.subarray(start, end))
+    checkSyncText('truncateToTokens', 'encodeAsync with truncation and offsets', text)
+    // No text of this length has more tokens than fit the other side's 32 bits.
+    const most = Math.min(max, 2 ** 32 - 1)
+    const [start, end] = callNative(() => this.#native.cutToTokens(text, most, options?.side === 'left'))
+    return typeof text === 'string' ? text.slice(start, end) : utf8.decode(text.subarray(start, end))
   }
 
   /** The id of a token as the vocabulary spells it, or `undefined`. */
@@ -255,8 +306,7 @@ export class Tokenizer {
   ): Promise<string[]> {
     checkOptions('decodeBatch()', options, { ...decodeShape, ...callShape })
     const { ids, rowOffsets } = flatRows(rows)
-    const { NativeCancel } = native()
-    const cancel = new NativeCancel()
+    const cancel = newCancel()
     const run = (): Promise<string[]> =>
       this.#native.decodeBatch(ids, rowOffsets, options?.skipSpecialTokens ?? false, options?.cleanUp ?? false, cancel)
     return await runCall(options, run, () => cancel.cancel())
@@ -289,6 +339,8 @@ export class Tokenizer {
   }
 }
 
+const utf8 = new TextDecoder('utf-8', { ignoreBOM: true })
+
 const encodeShape = {
   include: kinds.array,
   pair: kinds.text,
@@ -298,7 +350,9 @@ const encodeShape = {
   truncation: kinds.object,
 }
 const { pair: _, ...withoutPair } = encodeShape
+const encodeAsyncShape = { ...encodeShape, ...callShape }
 const encodeBatchShape = { ...withoutPair, ...callShape, onProgress: kinds.function }
+const { include: _include, offsetUnit: _offsetUnit, ...encodeIntoShape } = encodeShape
 const decodeShape = { skipSpecialTokens: kinds.boolean, cleanUp: kinds.boolean }
 const truncationShape = {
   maxLength: kinds.natural,
@@ -309,48 +363,36 @@ const truncationShape = {
 }
 const columns: readonly Col[] = ['offsets', 'attentionMask', 'specialTokensMask', 'typeIds', 'wordIds']
 
-/** The options as Rust reads them, or `undefined` for the defaults, which cost nothing. */
-function encodeJson(options: EncodeOptions<Col> | undefined): string | undefined {
-  if (options === undefined) return undefined
+/** How options cross: switches as flags, anything else as JSON, which costs more than a short text. */
+interface Crossing {
+  readonly flags: number
+  readonly json: string | undefined
+  /** Whether any column besides the ids is wanted. */
+  readonly columns: boolean
+}
+
+const defaults: Crossing = { flags: 0, json: undefined, columns: false }
+
+function crossing(options: EncodeOptions<Col> | undefined): Crossing {
+  if (options === undefined) return defaults
   const { include, addSpecialTokens, parseSpecialTokens, offsetUnit, truncation } = options
   for (const name of include ?? []) {
     if (!columns.includes(name)) throw invalidArgument('include', `names among ${columns.join(', ')}`, name)
   }
   checkOptions('truncation', truncation, truncationShape)
   if (truncation !== undefined) checkArgument('truncation.maxLength', truncation.maxLength, kinds.natural)
-  return toJson({ include, addSpecialTokens, parseSpecialTokens, offsetUnit, truncation })
-}
-
-/** Copies a short text, and the other of its pair. */
-function syncText(name: string, asyncForm: string, text: Text, pair?: Text): NativeTexts {
-  checkArgument('text', text, kinds.text)
-  const units = text.length + (pair?.length ?? 0)
-  if (units > maxSyncUnits) throw tooLong(name, asyncForm, `${units} UTF-16 units`, 'text')
-  return oneText(text, pair)
-}
-
-function oneText(text: Text, pair?: Text): NativeTexts {
-  const { NativeTexts } = native()
-  const arena = new NativeTexts()
-  callNative(() => arena.push([pair === undefined ? text : [text, pair]], 0, 1, unitsPerSlice))
-  return arena
-}
-
-/** Copies the texts of a batch; the texts are not needed afterwards. A long batch lets the event loop run in between. */
-async function copyTexts(
-  texts: readonly (Text | readonly [Text, Text])[],
-  cancel: { isCancelled(): boolean },
-): Promise<NativeTexts> {
-  const { NativeTexts } = native()
-  const arena = new NativeTexts()
-  let next = 0
-  while (next < texts.length && !cancel.isCancelled()) {
-    const from = next
-    const to = Math.min(texts.length, from + textsPerSlice)
-    next = callNative(() => arena.push(texts as Text[], from, to, unitsPerSlice))
-    if (next < texts.length) await new Promise((resume) => setImmediate(resume))
+  const wanted = include !== undefined && include.length > 0
+  if (!wanted && truncation === undefined && typeof parseSpecialTokens !== 'object') {
+    const flags = (addSpecialTokens === false ? 1 : 0) | (parseSpecialTokens === true ? 2 : 0)
+    return { flags, json: undefined, columns: false }
   }
-  return arena
+  const json = toJson({ include, addSpecialTokens, parseSpecialTokens, offsetUnit, truncation })
+  return { flags: 0, json, columns: wanted }
+}
+
+function newCancel(): NativeCancel {
+  const { NativeCancel } = native()
+  return new NativeCancel()
 }
 
 /** Tells a listener only what is further than before: the threads of a batch do not report in order, nor before its end is known. */
@@ -364,13 +406,24 @@ function ascending(listener: BatchProgress['onProgress'], total: number): ((done
   }
 }
 
+function isDetached(buffer: ArrayBufferLike): boolean {
+  try {
+    new Uint8Array(buffer)
+    return false
+  } catch {
+    return true
+  }
+}
+
 function flatRows(rows: Pick<BatchEncoding, 'ids' | 'rowOffsets'> | readonly ArrayLike<number>[]): {
   ids: Uint32Array
   rowOffsets: Uint32Array
 } {
   if (!Array.isArray(rows)) {
     const { ids, rowOffsets } = rows as BatchEncoding
-    if (ids instanceof Uint32Array && rowOffsets instanceof Uint32Array) return { ids, rowOffsets }
+    if (ids instanceof Uint32Array && rowOffsets instanceof Uint32Array) {
+      return { ids: unshared(ids), rowOffsets: unshared(rowOffsets) }
+    }
     throw invalidArgument('rows', 'a batch encoding or an array of rows of ids', rows)
   }
   const lists = (rows as readonly ArrayLike<number>[]).map((row, i) => toIds(`rows[${i}]`, row))
@@ -385,7 +438,11 @@ const isId = (id: number): boolean => Number.isInteger(id) && id >= 0 && id < 2 
 
 /** Ids as one typed array; `Uint32Array.from` alone would turn -1 and 1.5 into other ids in silence. */
 export function toIds(param: string, ids: ArrayLike<number>): Uint32Array {
-  if (ids instanceof Uint32Array) return ids
+  if (ids instanceof Uint32Array) {
+    if (ids.length === 0 && isDetached(ids.buffer))
+      throw invalidArgument(param, 'an array whose memory was not transferred', ids)
+    return unshared(ids)
+  }
   if (typeof ids !== 'object' || typeof (ids as ArrayLike<number> | null)?.length !== 'number') {
     throw invalidArgument(param, 'an array of token ids', ids)
   }
@@ -396,13 +453,4 @@ export function toIds(param: string, ids: ArrayLike<number>): Uint32Array {
     flat[i] = id
   }
   return flat
-}
-
-function tooLong(name: string, asyncForm: string, got: string, param: string): PillionError {
-  return new PillionError({
-    code: 'invalid_argument',
-    message: `${name}() takes at most ${maxSyncUnits.toLocaleString('en')} UTF-16 units or ids, since it runs on the JS thread; got ${got}`,
-    param,
-    remedy: `use ${asyncForm}`,
-  })
 }

@@ -49,7 +49,7 @@ export async function checkTools() {
 }
 
 /** The first interpreter that the pinned torch can use. */
-async function findPython() {
+export async function findPython() {
   const probe = 'import sys, ensurepip, venv; print("ok" if sys.version_info >= (3, 11) else "old")'
   const names = [process.env.PILLION_PYTHON, 'python3', 'python3.13', 'python3.12', 'python3.11', 'python']
   for (const name of names.filter(Boolean)) {

@@ -69,9 +69,16 @@ enum StrategyJson {
     OnlySecond,
 }
 
-/// Without JSON: the defaults.
-pub(crate) fn encode_options(json: Option<&str>) -> Result<EncodeOptions> {
-    let Some(json) = json else { return Ok(EncodeOptions::default()) };
+/// The options of an encode. Without JSON, which costs more than a short text, they are switches: bit 0 leaves the template's special
+/// tokens out, bit 1 parses those in the text.
+pub(crate) fn encode_options(flags: u32, json: Option<&str>) -> Result<EncodeOptions> {
+    let Some(json) = json else {
+        return Ok(EncodeOptions {
+            add_special_tokens: flags & 1 == 0,
+            parse_special_tokens: if flags & 2 == 0 { ParseSpecialTokens::None } else { ParseSpecialTokens::All },
+            ..EncodeOptions::default()
+        });
+    };
     let options: EncodeJson = serde_json::from_str(json).map_err(|e| bad_json("the options", &e))?;
     let mut columns = Columns::default();
     for column in &options.include {

@@ -7,12 +7,12 @@ use std::ptr;
 
 use napi::{
     Env,
-    bindgen_prelude::{Array, JsValue, Unknown},
+    bindgen_prelude::{Array, JsValue, Uint32Array, Unknown},
     sys,
 };
 use napi_derive::napi;
 use pillion_core::{Error, Result};
-use pillion_tokenize::{BatchInput, Text, TextArena};
+use pillion_tokenize::{BatchInput, TextArena};
 
 use crate::error::to_js;
 
@@ -23,6 +23,14 @@ pub struct NativeTexts {
     arena: TextArena,
     /// UTF-16 units and bytes that are held.
     units: usize,
+    /// Where the texts lie in the last one, if it holds many. Taken apart on the pool.
+    rows: Option<Vec<u32>>,
+}
+
+/// Texts on their way to the pool.
+pub(crate) struct TakenTexts {
+    arena: TextArena,
+    rows: Option<Vec<u32>>,
 }
 
 #[napi]
@@ -45,7 +53,7 @@ impl NativeTexts {
         max_units: u32,
     ) -> napi::Result<u32> {
         let enough = self.units.saturating_add(max_units as usize);
-        let mut reader = Reader { env: env.raw(), arena: &mut self.arena, units: &mut self.units };
+        let mut reader = self.reader(env);
         for index in from..to {
             let value = reader.element(texts.raw(), index)?;
             reader.item(value, &|| format!("texts[{index}]"))?;
@@ -55,14 +63,79 @@ impl NativeTexts {
         }
         Ok(to)
     }
+
+    /// Copies a text, or a further piece of the last one. Pieces of a string may end within a character.
+    #[napi(catch_unwind)]
+    pub fn piece(
+        &mut self,
+        env: Env,
+        #[napi(ts_arg_type = "string | Uint8Array")] piece: Unknown<'_>,
+        continues: bool,
+    ) -> napi::Result<()> {
+        self.reader(env).text(piece.raw(), &|| "text".to_owned())?;
+        if continues {
+            self.arena.join_last();
+        }
+        Ok(())
+    }
+
+    /// Makes the last two texts a pair.
+    #[napi(catch_unwind)]
+    pub fn pair(&mut self) {
+        self.arena.join_last_pair();
+    }
+
+    /// Says where in the last text, which is bytes, the texts lie that it holds.
+    #[napi(catch_unwind)]
+    pub fn rows(&mut self, row_offsets: Uint32Array) {
+        self.rows = Some(row_offsets.to_vec());
+    }
 }
 
 impl NativeTexts {
     /// The texts, for the pool; the arena is empty afterwards.
-    pub(crate) fn take(&mut self) -> TextArena {
-        self.units = 0;
-        std::mem::take(&mut self.arena)
+    pub(crate) fn take(&mut self) -> TakenTexts {
+        let Self { arena, rows, .. } = std::mem::take(self);
+        TakenTexts { arena, rows }
     }
+
+    fn reader(&mut self, env: Env) -> Reader<'_> {
+        Reader { env: env.raw(), arena: &mut self.arena, units: &mut self.units }
+    }
+}
+
+impl TakenTexts {
+    /// The texts one by one.
+    pub(crate) fn ready(self) -> Result<TextArena> {
+        let Self { mut arena, rows } = self;
+        if let Some(rows) = rows {
+            arena.split_last(&rows)?;
+        }
+        Ok(arena)
+    }
+}
+
+/// All of a short list of texts and pairs.
+pub(crate) fn read_texts(env: Env, texts: &Array<'_>) -> napi::Result<TextArena> {
+    let mut arena = TextArena::default();
+    let mut reader = Reader { env: env.raw(), arena: &mut arena, units: &mut 0 };
+    for index in 0..texts.len() {
+        let value = reader.element(texts.raw(), index)?;
+        reader.item(value, &|| format!("texts[{index}]"))?;
+    }
+    Ok(arena)
+}
+
+/// One text, or a pair.
+pub(crate) fn read_pair(env: Env, text: &Unknown<'_>, pair: Option<&Unknown<'_>>) -> napi::Result<TextArena> {
+    let mut arena = TextArena::default();
+    let mut reader = Reader { env: env.raw(), arena: &mut arena, units: &mut 0 };
+    reader.text(text.raw(), &|| "text".to_owned())?;
+    if let Some(pair) = pair {
+        reader.text(pair.raw(), &|| "pair".to_owned())?;
+        arena.join_last_pair();
+    }
+    Ok(arena)
 }
 
 /// One string or `Uint8Array`.
@@ -108,7 +181,7 @@ impl Reader<'_> {
         if let Some(length) = self.string_length(value) {
             return self.copy_string(value, length);
         }
-        if self.copy_bytes(value) {
+        if self.copy_bytes(value, name)? {
             return Ok(());
         }
         Err(to_js(Error::invalid(&name(), "a string or a Uint8Array with UTF-8", self.type_name(value))))
@@ -143,34 +216,48 @@ impl Reader<'_> {
     }
 
     /// Whether it was a `Uint8Array`.
-    fn copy_bytes(&mut self, value: sys::napi_value) -> bool {
-        let (mut kind, mut length, mut data) = (0, 0, ptr::null_mut());
-        // SAFETY: `value` is of this call's environment; what is no typed array gives a status. The unused outputs may be null.
+    fn copy_bytes(&mut self, value: sys::napi_value, name: &dyn Fn() -> String) -> napi::Result<bool> {
+        let (mut kind, mut length, mut data, mut buffer) = (0, 0, ptr::null_mut(), ptr::null_mut());
+        // SAFETY: `value` is of this call's environment; what is no typed array gives a status. The offset may be null.
         let status = unsafe {
-            let (buffer, offset) = (ptr::null_mut(), ptr::null_mut());
             sys::napi_get_typedarray_info(
                 self.env,
                 value,
                 &raw mut kind,
                 &raw mut length,
                 &raw mut data,
-                buffer,
-                offset,
+                &raw mut buffer,
+                ptr::null_mut(),
             )
         };
         if status != sys::Status::napi_ok || kind != sys::TypedarrayType::uint8_array {
-            return false;
+            return Ok(false);
+        }
+        if length == 0 && self.is_detached(buffer) {
+            return Err(to_js(Error::invalid(
+                &name(),
+                "a Uint8Array whose memory is there",
+                "one that was transferred",
+            )));
         }
         *self.units += length;
-        let bytes = if length == 0 || data.is_null() {
-            &[]
-        } else {
-            // SAFETY: V8 holds `length` bytes at `data`, and none of its code runs while they are copied below. A `SharedArrayBuffer`
-            // may be written to by another thread meanwhile: the copy may then hold a mix of bytes, which are checked later.
-            unsafe { std::slice::from_raw_parts(data.cast::<u8>(), length) }
-        };
-        self.arena.push(Text::Utf8Bytes(bytes));
-        true
+        self.arena.push_utf8_with(length, |bytes| {
+            if length > 0 && !data.is_null() {
+                // SAFETY: V8 holds `length` bytes at `data`, and none of its code runs meanwhile; `bytes` is our own memory, so long, too.
+                // Another thread may write to a `SharedArrayBuffer` at the same time: the copy, which is checked later, may then hold a
+                // mix, which is why no reference to the memory is made.
+                unsafe { ptr::copy_nonoverlapping(data.cast::<u8>(), bytes.as_mut_ptr(), length) };
+            }
+            length
+        });
+        Ok(true)
+    }
+
+    fn is_detached(&self, buffer: sys::napi_value) -> bool {
+        let mut detached = false;
+        // SAFETY: `buffer` is of this call's environment; what is no `ArrayBuffer` is not detached.
+        let status = unsafe { sys::napi_is_detached_arraybuffer(self.env, buffer, &raw mut detached) };
+        status == sys::Status::napi_ok && detached
     }
 
     fn element(&self, array: sys::napi_value, index: u32) -> napi::Result<sys::napi_value> {

@@ -10,14 +10,17 @@ use std::{
 
 use napi::{
     Env, Status,
-    bindgen_prelude::{FnArgs, Function, Object, ObjectFinalize, ToNapiValue, Uint32Array},
+    bindgen_prelude::{
+        Array, FnArgs, Function, Object, ObjectFinalize, ToNapiValue, Uint32Array, Uint32ArraySlice, Unknown,
+    },
     sys,
     threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode},
 };
 use napi_derive::napi;
 use pillion_core::{Error, Result};
 use pillion_tokenize::{
-    BatchControl, BatchInput, ColumnData, DecodeOptions, DecodeStream, EncodeOptions, OffsetUnit, Side, Text, Tokenizer,
+    BatchControl, BatchEncoding, BatchInput, ColumnData, DecodeOptions, DecodeStream, EncodeOptions, OffsetUnit, Side,
+    Text, Tokenizer,
 };
 
 use crate::{
@@ -26,7 +29,7 @@ use crate::{
     error::{on_pool, to_js},
     load::find_folder,
     options::{bad_json, encode_options, template_options},
-    texts::NativeTexts,
+    texts::{NativeTexts, read_pair, read_texts},
 };
 
 /// Tells JS how much of a batch is done; weak, since the promise keeps Node alive.
@@ -93,6 +96,19 @@ impl NativeTokenizer {
     pub(crate) fn new(tokenizer: Tokenizer) -> Self {
         Self { tokenizer, told: 0 }
     }
+
+    fn encode_here(
+        &self,
+        env: Env,
+        text: &Unknown<'_>,
+        pair: Option<&Unknown<'_>>,
+        flags: u32,
+        options: Option<&str>,
+    ) -> napi::Result<Encoded> {
+        let texts = read_pair(env, text, pair)?;
+        let options = encode_options(flags, options).map_err(to_js)?;
+        encode_one(&self.tokenizer, &texts, &options, None).map_err(to_js)
+    }
 }
 
 #[napi]
@@ -106,8 +122,8 @@ impl NativeTokenizer {
     /// Reads the text of a `tokenizer.json`.
     #[napi(catch_unwind, ts_return_type = "Promise<NativeTokenizer>")]
     pub fn from_json<'env>(env: &'env Env, json: &mut NativeTexts) -> napi::Result<Object<'env>> {
-        let arena = json.take();
-        on_pool(env, move || Ok(Self::new(Tokenizer::from_json(arena.get(0).0.to_str()?.as_bytes())?)))
+        let json = json.take();
+        on_pool(env, move || Ok(Self::new(Tokenizer::from_json(json.ready()?.get(0).0.to_str()?.as_bytes())?)))
     }
 
     /// Reads a model folder, or the snapshot of a hub id in the local cache.
@@ -136,11 +152,52 @@ impl NativeTokenizer {
         self.tokenizer.vocab_size() as u32
     }
 
-    /// Encodes the one text or pair, on this thread.
+    /// Encodes a text or pair on this thread. Without `options`, `flags` say it all: see `encode_options`.
     #[napi(catch_unwind, ts_return_type = "import('./encoding').EncodedColumns")]
-    pub fn encode(&self, texts: &mut NativeTexts, options: Option<String>) -> napi::Result<Encoded> {
-        let options = encode_options(options.as_deref()).map_err(to_js)?;
-        encode_one(&self.tokenizer, &texts.take(), &options).map_err(to_js)
+    pub fn encode(
+        &self,
+        env: Env,
+        #[napi(ts_arg_type = "string | Uint8Array")] text: Unknown<'_>,
+        #[napi(ts_arg_type = "string | Uint8Array | undefined")] pair: Option<Unknown<'_>>,
+        flags: u32,
+        options: Option<String>,
+    ) -> napi::Result<Encoded> {
+        self.encode_here(env, &text, pair.as_ref(), flags, options.as_deref())
+    }
+
+    /// The ids alone, which cost less to hand over.
+    #[napi(catch_unwind, ts_return_type = "Uint32Array")]
+    pub fn encode_ids(
+        &self,
+        env: Env,
+        #[napi(ts_arg_type = "string | Uint8Array")] text: Unknown<'_>,
+        #[napi(ts_arg_type = "string | Uint8Array | undefined")] pair: Option<Unknown<'_>>,
+        flags: u32,
+        options: Option<String>,
+    ) -> napi::Result<Column<u32>> {
+        Ok(Column(self.encode_here(env, &text, pair.as_ref(), flags, options.as_deref())?.ids))
+    }
+
+    /// Writes the ids into the caller's array; returns how many. An array that is too short is left as it is.
+    #[napi(catch_unwind)]
+    pub fn encode_into(
+        &self,
+        env: Env,
+        #[napi(ts_arg_type = "string | Uint8Array")] text: Unknown<'_>,
+        #[napi(ts_arg_type = "string | Uint8Array | undefined")] pair: Option<Unknown<'_>>,
+        mut target: Uint32ArraySlice<'_>,
+        flags: u32,
+        options: Option<String>,
+    ) -> napi::Result<u32> {
+        let ids = self.encode_here(env, &text, pair.as_ref(), flags, options.as_deref())?.ids;
+        // SAFETY: no JS runs between here and the end of the call, so V8 neither moves nor frees the memory.
+        let target = unsafe { target.as_mut() };
+        let Some(target) = target.get_mut(..ids.len()) else {
+            let expected = format!("long enough for the text's {} ids", ids.len());
+            return Err(to_js(Error::invalid("ids", &expected, format_args!("{} entries", target.len()))));
+        };
+        target.copy_from_slice(&ids);
+        Ok(ids.len() as u32)
     }
 
     /// Encodes the one text or pair on the pool.
@@ -149,10 +206,15 @@ impl NativeTokenizer {
         &self,
         env: &'env Env,
         texts: &mut NativeTexts,
+        flags: u32,
         options: Option<String>,
+        cancel: &NativeCancel,
     ) -> napi::Result<Object<'env>> {
         let (tokenizer, texts) = (self.tokenizer.clone(), texts.take());
-        on_pool(env, move || encode_one(&tokenizer, &texts, &encode_options(options.as_deref())?))
+        let cancelled = Arc::clone(&cancel.cancelled);
+        on_pool(env, move || {
+            encode_one(&tokenizer, &texts.ready()?, &encode_options(flags, options.as_deref())?, Some(&cancelled))
+        })
     }
 
     /// Encodes all texts on the pool.
@@ -161,6 +223,7 @@ impl NativeTokenizer {
         &self,
         env: &'env Env,
         texts: &mut NativeTexts,
+        flags: u32,
         options: Option<String>,
         cancel: &NativeCancel,
         #[napi(ts_arg_type = "((done: number, total: number) => void) | undefined | null")] on_progress: Option<
@@ -171,7 +234,7 @@ impl NativeTokenizer {
         let cancelled = Arc::clone(&cancel.cancelled);
         let on_progress = on_progress.map(progress_function).transpose()?;
         on_pool(env, move || {
-            let options = encode_options(options.as_deref())?;
+            let options = encode_options(flags, options.as_deref())?;
             let told = AtomicU32::new(0);
             let tell = |done: usize, total: usize| {
                 if let Some(on_progress) = &on_progress
@@ -181,20 +244,31 @@ impl NativeTokenizer {
                 }
             };
             let control = BatchControl { cancel: Some(&cancelled), progress: Some(&tell), ..BatchControl::default() };
-            let batch = tokenizer.encode_batch(&texts, &options, control)?;
-            Ok(EncodedBatch {
-                row_offsets: batch.row_offsets,
-                sources: batch.sources,
-                encoded: Encoded { ids: batch.ids, columns: batch.columns },
-            })
+            Ok(EncodedBatch::from(tokenizer.encode_batch(&texts.ready()?, &options, control)?))
         })
     }
 
-    /// Counts the tokens of the one text, on this thread.
+    /// Encodes a few short texts or pairs on this thread.
+    #[napi(catch_unwind, ts_return_type = "import('./encoding').EncodedBatch")]
+    pub fn encode_few(
+        &self,
+        env: Env,
+        #[napi(ts_arg_type = "readonly (string | Uint8Array | readonly [string | Uint8Array, string | Uint8Array])[]")]
+        texts: Array<'_>,
+        flags: u32,
+        options: Option<String>,
+    ) -> napi::Result<EncodedBatch> {
+        let texts = read_texts(env, &texts)?;
+        let options = encode_options(flags, options.as_deref()).map_err(to_js)?;
+        let batch = self.tokenizer.encode_batch(&texts, &options, BatchControl::default());
+        batch.map(EncodedBatch::from).map_err(to_js)
+    }
+
+    /// Counts the tokens of a text on this thread.
     #[napi(catch_unwind)]
-    pub fn count(&self, texts: &mut NativeTexts) -> napi::Result<u32> {
-        let texts = texts.take();
-        let count = texts.get(0).0.to_str().and_then(|text| self.tokenizer.count(&text));
+    pub fn count(&self, env: Env, #[napi(ts_arg_type = "string | Uint8Array")] text: Unknown<'_>) -> napi::Result<u32> {
+        let text = read_pair(env, &text, None)?;
+        let count = text.get(0).0.to_str().and_then(|text| self.tokenizer.count(&text));
         count.map(|count| count as u32).map_err(to_js)
     }
 
@@ -210,15 +284,32 @@ impl NativeTokenizer {
         let cancelled = Arc::clone(&cancel.cancelled);
         on_pool(env, move || {
             let control = BatchControl { cancel: Some(&cancelled), ..BatchControl::default() };
-            Ok(Column(tokenizer.count_batch(&texts, control)?))
+            Ok(Column(tokenizer.count_batch(&texts.ready()?, control)?))
         })
     }
 
-    /// Where to cut the one text so that it has at most `max` tokens: the first and the last unit to keep.
+    /// Counts the tokens of a few short texts on this thread.
+    #[napi(catch_unwind, ts_return_type = "Uint32Array")]
+    pub fn count_few(
+        &self,
+        env: Env,
+        #[napi(ts_arg_type = "readonly (string | Uint8Array)[]")] texts: Array<'_>,
+    ) -> napi::Result<Column<u32>> {
+        let texts = read_texts(env, &texts)?;
+        self.tokenizer.count_batch(&texts, BatchControl::default()).map(Column).map_err(to_js)
+    }
+
+    /// Where to cut a text so that it has at most `max` tokens: the first and the last unit to keep.
     #[napi(catch_unwind)]
-    pub fn cut_to_tokens(&self, texts: &mut NativeTexts, max: u32, left: bool) -> napi::Result<Vec<u32>> {
-        let texts = texts.take();
-        let (text, unit) = match texts.get(0).0 {
+    pub fn cut_to_tokens(
+        &self,
+        env: Env,
+        #[napi(ts_arg_type = "string | Uint8Array")] text: Unknown<'_>,
+        max: u32,
+        left: bool,
+    ) -> napi::Result<Vec<u32>> {
+        let text = read_pair(env, &text, None)?;
+        let (text, unit) = match text.get(0).0 {
             text @ Text::Utf16(_) => (text, OffsetUnit::Utf16),
             text => (text, OffsetUnit::Byte),
         };
@@ -320,10 +411,20 @@ pub struct Encoded {
 }
 
 /// A batch on its way out.
-struct EncodedBatch {
+pub struct EncodedBatch {
     row_offsets: Vec<u32>,
     sources: Vec<u32>,
     encoded: Encoded,
+}
+
+impl From<BatchEncoding> for EncodedBatch {
+    fn from(batch: BatchEncoding) -> Self {
+        Self {
+            row_offsets: batch.row_offsets,
+            sources: batch.sources,
+            encoded: Encoded { ids: batch.ids, columns: batch.columns },
+        }
+    }
 }
 
 impl ToNapiValue for Encoded {
@@ -361,12 +462,18 @@ impl Encoded {
     }
 }
 
-fn encode_one(tokenizer: &Tokenizer, texts: &impl BatchInput, options: &EncodeOptions) -> Result<Encoded> {
+fn encode_one(
+    tokenizer: &Tokenizer,
+    texts: &impl BatchInput,
+    options: &EncodeOptions,
+    cancel: Option<&AtomicBool>,
+) -> Result<Encoded> {
     let (text, pair) = texts.get(0);
-    let text = text.to_str()?;
-    let encoding = match pair {
-        None => tokenizer.encode(&text, options)?,
-        Some(pair) => tokenizer.encode_pair(&text, &pair.to_str()?, options)?,
+    let (text, pair) = (text.to_str()?, pair.map(Text::to_str).transpose()?);
+    let encoding = match (cancel, &pair) {
+        (Some(cancel), pair) => tokenizer.encode_unless(cancel, &text, pair.as_deref(), options)?,
+        (None, None) => tokenizer.encode(&text, options)?,
+        (None, Some(pair)) => tokenizer.encode_pair(&text, pair, options)?,
     };
     Ok(Encoded { ids: encoding.ids, columns: encoding.columns })
 }

@@ -50,7 +50,7 @@ impl Tokenizer {
         if u32::try_from(texts.len()).is_err() {
             return Err(TokenizeError::TooLarge { what: "texts", limit: u64::from(u32::MAX) });
         }
-        let maker = self.row_maker(options)?;
+        let maker = self.row_maker(options, control.cancel)?;
         let chunks = run(
             texts.len(),
             |i| units(texts, i),
@@ -76,7 +76,7 @@ impl Tokenizer {
         control: BatchControl<'_>,
     ) -> Result<Vec<u32>, TokenizeError> {
         let options = EncodeOptions::default();
-        let maker = self.row_maker(&options)?;
+        let maker = self.row_maker(&options, control.cancel)?;
         let chunks = run(
             texts.len(),
             |i| units(texts, i),
@@ -168,10 +168,15 @@ fn run<T: Send>(
     let (chunks, total_units) = chunks(items, units);
     let done = AtomicUsize::new(0);
     let run_chunk = |range: &Range<usize>| {
+        let cancelled = || TokenizeError::Cancelled { done: done.load(Ordering::Relaxed), total: items };
         if control.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
-            return Err(TokenizeError::Cancelled { done: done.load(Ordering::Relaxed), total: items });
+            return Err(cancelled());
         }
-        let made = job(range.clone())?;
+        let made = job(range.clone()).map_err(|error| match error {
+            // In the middle of a text, of which the engine knows no more.
+            TokenizeError::Cancelled { .. } => cancelled(),
+            other => other,
+        })?;
         let now = done.fetch_add(range.len(), Ordering::Relaxed) + range.len();
         if let Some(progress) = control.progress {
             progress(now, items);

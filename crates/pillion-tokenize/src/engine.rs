@@ -7,8 +7,12 @@ mod byte;
 mod byte_level_bpe;
 mod reference;
 mod reference_pattern;
+mod seams;
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use crate::{error::TokenizeError, vocabulary::TokenEntry};
 
@@ -22,10 +26,10 @@ pub trait TokenizerEngine: Send + Sync {
     fn info(&self) -> &EngineInfo;
 
     /// Appends the ids of `text`.
-    fn encode_ids(&self, text: &str, special: &SpecialTokens, out: &mut Vec<u32>) -> Result<(), TokenizeError>;
+    fn encode_ids(&self, text: &str, call: EncodeCall<'_>, out: &mut Vec<u32>) -> Result<(), TokenizeError>;
 
     /// Appends the ids of `text` together with where each came from.
-    fn encode_tokens(&self, text: &str, special: &SpecialTokens, out: &mut Tokens) -> Result<(), TokenizeError>;
+    fn encode_tokens(&self, text: &str, call: EncodeCall<'_>, out: &mut Tokens) -> Result<(), TokenizeError>;
 
     /// The id that the file gives to a token text.
     fn token_to_id(&self, token: &str) -> Option<u32>;
@@ -35,6 +39,25 @@ pub trait TokenizerEngine: Send + Sync {
 
     /// Every id with its token text, in any order. Called once.
     fn vocabulary(&self) -> Vec<TokenEntry>;
+}
+
+/// What a call asks of an engine besides its text.
+#[derive(Clone, Copy, Debug)]
+pub struct EncodeCall<'a> {
+    /// Which special tokens are recognised.
+    pub special: &'a SpecialTokens,
+    /// Ends the call soon after it becomes true, in the middle of a text too.
+    pub cancel: Option<&'a AtomicBool>,
+}
+
+impl EncodeCall<'_> {
+    /// An error once the call was taken back. Cheap enough for every word.
+    pub fn check(&self) -> Result<(), TokenizeError> {
+        match self.cancel {
+            Some(cancel) if cancel.load(Ordering::Relaxed) => Err(TokenizeError::Cancelled { done: 0, total: 1 }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Which engine runs, and why that one.

@@ -180,6 +180,45 @@ impl TextArena {
         self.items.push(Item { first: Span::Utf16(start, start + written), second: None });
     }
 
+    /// [`TextArena::push_utf16_with`] for `bytes` bytes of UTF-8, which are checked when they are read.
+    pub fn push_utf8_with(&mut self, bytes: usize, write: impl FnOnce(&mut [u8]) -> usize) {
+        let start = self.utf8.len();
+        self.utf8.resize(start + bytes, 0);
+        let written = write(&mut self.utf8[start..]).min(bytes);
+        self.utf8.truncate(start + written);
+        self.items.push(Item { first: Span::Utf8(start, start + written), second: None });
+    }
+
+    /// Makes the text pushed last a part of the one before it, for texts that come in pieces of one kind. Texts of two kinds stay apart.
+    pub fn join_last(&mut self) {
+        let [.., before, last] = self.items.as_mut_slice() else { return };
+        let joined = match (before.first, last.first) {
+            (Span::Utf16(start, end), Span::Utf16(next, last)) if end == next => Span::Utf16(start, last),
+            (Span::Utf8(start, end), Span::Utf8(next, last)) if end == next => Span::Utf8(start, last),
+            _ => return,
+        };
+        before.first = joined;
+        self.items.pop();
+    }
+
+    /// Takes the last text apart again, if it is UTF-8: `bounds` are where its parts begin and where the last one ends, counted from its
+    /// own beginning.
+    pub fn split_last(&mut self, bounds: &[u32]) -> Result<(), TokenizeError> {
+        let Some(Item { first: Span::Utf8(start, end), .. }) = self.items.pop() else {
+            return Err(TokenizeError::argument("bytes", "a Uint8Array with UTF-8", "a string"));
+        };
+        for (at, pair) in bounds.windows(2).enumerate() {
+            if pair[0] > pair[1] || pair[1] as usize > end - start {
+                let expected = format!("ascending and at most the {} bytes there are", end - start);
+                let got = format!("{} and {} at {at}", pair[0], pair[1]);
+                return Err(TokenizeError::argument("rowOffsets", expected, got));
+            }
+        }
+        let span = |pair: &[u32]| Span::Utf8(start + pair[0] as usize, start + pair[1] as usize);
+        self.items.extend(bounds.windows(2).map(|pair| Item { first: span(pair), second: None }));
+        Ok(())
+    }
+
     /// Joins the last text to the one before it as its pair.
     pub fn join_last_pair(&mut self) {
         if self.items.len() >= 2
@@ -263,6 +302,37 @@ mod tests {
         assert_eq!(read(0), ("héllo".into(), None));
         assert_eq!(read(1), ("a€".into(), Some("\u{fffd}a".into())));
         assert_eq!(read(2), ("hi".into(), Some("second".into())));
+    }
+
+    #[test]
+    fn texts_may_come_in_pieces_and_be_taken_apart() {
+        let mut arena = TextArena::default();
+        // A surrogate pair and a character of three bytes, each over two pieces.
+        arena.push(Text::Utf16(&[0x61, 0xD83C]));
+        arena.push(Text::Utf16(&[0xDF0D]));
+        arena.join_last();
+        arena.push(Text::Utf8Bytes(b"ab\xE2"));
+        arena.push_utf8_with(9, |buffer| {
+            buffer[..3].copy_from_slice(b"\x82\xACd");
+            3
+        });
+        arena.join_last();
+        let read = |arena: &TextArena, i: usize| arena.get(i).0.to_str().unwrap().into_owned();
+        assert_eq!((arena.len(), read(&arena, 0), read(&arena, 1)), (2, "a\u{1f30d}".into(), "ab€d".into()));
+        // A string and bytes do not join.
+        arena.push(Text::Utf16(&[0x61]));
+        arena.join_last();
+        assert_eq!(arena.len(), 3);
+        assert!(arena.split_last(&[0, 1]).is_err(), "no bytes");
+
+        arena.split_last(&[0, 2, 2, 5, 6]).unwrap();
+        assert_eq!(arena.len(), 5);
+        assert_eq!([1, 2, 3, 4].map(|i| read(&arena, i)), ["ab", "", "€", "d"]);
+        for bad in [&[0, 7][..], &[2, 1], &[0, u32::MAX]] {
+            let mut arena = TextArena::default();
+            arena.push(Text::Utf8Bytes(b"abcdef"));
+            assert!(arena.split_last(bad).unwrap_err().to_string().starts_with("rowOffsets must be"), "{bad:?}");
+        }
     }
 
     #[test]

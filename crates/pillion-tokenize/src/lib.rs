@@ -28,7 +28,7 @@ pub use batch::BatchControl;
 pub use chat_template::ChatTemplates;
 pub use decoder::DecodeStream;
 pub use encoding::{BatchEncoding, ColumnData, Encoding};
-pub use engine::{EngineInfo, SpecialTokens, TokenizerEngine, Tokens};
+pub use engine::{EncodeCall, EngineInfo, SpecialTokens, TokenizerEngine, Tokens};
 pub use error::TokenizeError;
 pub use input::{BatchInput, Pairs, Text, TextArena, utf16_to_string};
 pub use options::{

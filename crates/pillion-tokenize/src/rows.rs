@@ -1,10 +1,10 @@
 //! From the tokens of one text (or pair) to its finished rows.
 
-use std::ops::Range;
+use std::{ops::Range, sync::atomic::AtomicBool};
 
 use crate::{
     encoding::Rows,
-    engine::{SpecialTokens, TokenizerEngine, Tokens},
+    engine::{EncodeCall, SpecialTokens, TokenizerEngine, Tokens},
     error::TokenizeError,
     offsets::{OffsetMap, Trim},
     options::{OffsetUnit, Truncation},
@@ -21,6 +21,8 @@ pub(crate) struct RowMaker<'a> {
     pub(crate) single: Result<&'a Layout, TokenizeError>,
     pub(crate) pair: Result<&'a Layout, TokenizeError>,
     pub(crate) special: SpecialTokens,
+    /// Ends the work when it becomes true.
+    pub(crate) cancel: Option<&'a AtomicBool>,
     pub(crate) truncation: Option<&'a Truncation>,
     pub(crate) unit: OffsetUnit,
     /// Whether offsets or words are wanted, which cost more than ids.
@@ -28,6 +30,10 @@ pub(crate) struct RowMaker<'a> {
 }
 
 impl RowMaker<'_> {
+    fn call(&self) -> EncodeCall<'_> {
+        EncodeCall { special: &self.special, cancel: self.cancel }
+    }
+
     /// Appends the rows of one text.
     pub(crate) fn push(
         &self,
@@ -68,7 +74,7 @@ impl RowMaker<'_> {
                 Piece::Sequence { index, type_ids, .. } => {
                     let before = out.ids.len();
                     let text = if *index == 0 { text } else { pair.unwrap_or_default() };
-                    self.engine.encode_ids(text, &self.special, &mut out.ids)?;
+                    self.engine.encode_ids(text, self.call(), &mut out.ids)?;
                     out.columns.push_text(out.ids.len() - before, type_ids.main);
                 }
             }
@@ -88,7 +94,7 @@ impl RowMaker<'_> {
         let mut sequences = Vec::with_capacity(2);
         for text in [Some(text), pair].into_iter().flatten() {
             let mut ids = Vec::new();
-            self.engine.encode_ids(text, &self.special, &mut ids)?;
+            self.engine.encode_ids(text, self.call(), &mut ids)?;
             sequences.push(ids);
         }
         let lens: Vec<usize> = sequences.iter().map(Vec::len).collect();
@@ -123,7 +129,7 @@ impl RowMaker<'_> {
         let mut sequences = Vec::with_capacity(2);
         for text in &texts {
             let mut tokens = Tokens::default();
-            self.engine.encode_tokens(text, &self.special, &mut tokens)?;
+            self.engine.encode_tokens(text, self.call(), &mut tokens)?;
             sequences.push(tokens);
         }
         let lens: Vec<usize> = sequences.iter().map(Tokens::len).collect();

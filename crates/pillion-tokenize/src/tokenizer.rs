@@ -1,6 +1,10 @@
 //! The handle that everyone holds.
 
-use std::{collections::HashSet, path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use serde_json::Value;
 
@@ -8,7 +12,7 @@ use crate::{
     chat_template::ChatTemplates,
     decoder::{DecodeStream, Decoder},
     encoding::{Encoding, Rows},
-    engine::{ByteEngine, EngineInfo, SpecialTokens, TokenizerEngine},
+    engine::{ByteEngine, EncodeCall, EngineInfo, SpecialTokens, TokenizerEngine},
     error::TokenizeError,
     load,
     options::{Columns, DecodeOptions, EncodeOptions, OffsetUnit, ParseSpecialTokens, Side, TemplateOptions},
@@ -108,15 +112,32 @@ impl Tokenizer {
 
     /// Encodes one text into one row.
     pub fn encode(&self, text: &str, options: &EncodeOptions) -> Result<Encoding, TokenizeError> {
-        self.encode_row(text, None, options)
+        self.encode_row(text, None, options, None)
     }
 
     /// Encodes a pair of texts into one row.
     pub fn encode_pair(&self, text: &str, pair: &str, options: &EncodeOptions) -> Result<Encoding, TokenizeError> {
-        self.encode_row(text, Some(pair), options)
+        self.encode_row(text, Some(pair), options, None)
     }
 
-    fn encode_row(&self, text: &str, pair: Option<&str>, options: &EncodeOptions) -> Result<Encoding, TokenizeError> {
+    /// Encodes one text or pair into one row, unless `cancel` becomes true: then it ends soon, in the middle of a text too.
+    pub fn encode_unless(
+        &self,
+        cancel: &AtomicBool,
+        text: &str,
+        pair: Option<&str>,
+        options: &EncodeOptions,
+    ) -> Result<Encoding, TokenizeError> {
+        self.encode_row(text, pair, options, Some(cancel))
+    }
+
+    fn encode_row(
+        &self,
+        text: &str,
+        pair: Option<&str>,
+        options: &EncodeOptions,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Encoding, TokenizeError> {
         if options.truncation.as_ref().is_some_and(|t| t.overflow) {
             return Err(TokenizeError::argument(
                 "truncation.overflow",
@@ -125,7 +146,7 @@ impl Tokenizer {
             ));
         }
         let mut rows = Rows::new(options.columns);
-        self.row_maker(options)?.push(0, text, pair, &mut rows)?;
+        self.row_maker(options, cancel)?.push(0, text, pair, &mut rows)?;
         Ok(rows.into_encoding())
     }
 
@@ -149,6 +170,7 @@ impl Tokenizer {
             single: Ok(layout),
             pair: Ok(layout),
             special,
+            cancel: None,
             truncation: None,
             unit: OffsetUnit::Byte,
             details: false,
@@ -250,7 +272,7 @@ impl Tokenizer {
         special: &SpecialTokens,
         ids: &mut Vec<u32>,
     ) -> Result<(), TokenizeError> {
-        self.0.engine.encode_ids(text, special, ids)
+        self.0.engine.encode_ids(text, EncodeCall { special, cancel: None }, ids)
     }
 
     pub(crate) fn vocabulary(&self) -> &Vocabulary {
@@ -258,12 +280,17 @@ impl Tokenizer {
     }
 
     /// Resolves a call's options once, for one text or for many.
-    pub(crate) fn row_maker<'a>(&'a self, options: &'a EncodeOptions) -> Result<RowMaker<'a>, TokenizeError> {
+    pub(crate) fn row_maker<'a>(
+        &'a self,
+        options: &'a EncodeOptions,
+        cancel: Option<&'a AtomicBool>,
+    ) -> Result<RowMaker<'a>, TokenizeError> {
         Ok(RowMaker {
             engine: &*self.0.engine,
             single: self.0.post_processor.layout(false, options.add_special_tokens),
             pair: self.0.post_processor.layout(true, options.add_special_tokens),
             special: self.special_tokens(&options.parse_special_tokens)?,
+            cancel,
             truncation: options.truncation.as_ref(),
             unit: options.offset_unit,
             details: options.columns.offsets || options.columns.word_ids,

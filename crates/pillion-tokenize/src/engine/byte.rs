@@ -2,7 +2,7 @@
 
 use crate::{
     byte_level,
-    engine::{EngineInfo, SpecialTokens, TokenizerEngine, Tokens},
+    engine::{EncodeCall, EngineInfo, SpecialTokens, TokenizerEngine, Tokens},
     error::TokenizeError,
     vocabulary::TokenEntry,
 };
@@ -52,8 +52,8 @@ impl TokenizerEngine for ByteEngine {
         &self.info
     }
 
-    fn encode_ids(&self, text: &str, special: &SpecialTokens, out: &mut Vec<u32>) -> Result<(), TokenizeError> {
-        Self::pieces(text, special, |piece, _, is_special| {
+    fn encode_ids(&self, text: &str, call: EncodeCall<'_>, out: &mut Vec<u32>) -> Result<(), TokenizeError> {
+        Self::pieces(text, call.special, |piece, _, is_special| {
             if is_special {
                 out.push(END_OF_TEXT_ID);
             } else {
@@ -63,9 +63,9 @@ impl TokenizerEngine for ByteEngine {
         Ok(())
     }
 
-    fn encode_tokens(&self, text: &str, special: &SpecialTokens, out: &mut Tokens) -> Result<(), TokenizeError> {
+    fn encode_tokens(&self, text: &str, call: EncodeCall<'_>, out: &mut Tokens) -> Result<(), TokenizeError> {
         let mut word = 0;
-        Self::pieces(text, special, |piece, start, is_special| {
+        Self::pieces(text, call.special, |piece, start, is_special| {
             if is_special {
                 out.push(END_OF_TEXT_ID, (start as u32, (start + piece.len()) as u32), word, piece);
             } else {

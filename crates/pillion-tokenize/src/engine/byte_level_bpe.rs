@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     bpe::{ByteLevelBpe, Encoded, NoOffsets, ParseSpecial, Refusal, Scratch},
-    engine::{EngineInfo, SpecialTokens, TokenizerEngine, Tokens, spaces_around},
+    engine::{EncodeCall, EngineInfo, SpecialTokens, TokenizerEngine, Tokens, seams::Seams, spaces_around},
     error::TokenizeError,
     vocabulary::TokenEntry,
 };
@@ -28,6 +28,7 @@ pub struct ByteLevelBpeEngine {
     ids: Vec<u32>,
     /// Those of added tokens.
     added: HashSet<u32>,
+    seams: Seams,
 }
 
 struct Kept {
@@ -62,7 +63,8 @@ impl ByteLevelBpeEngine {
         ids.sort_unstable();
         ids.dedup();
         let info = EngineInfo { name: "pillion", reason: None };
-        Ok(Self { info, bpe, serial: NEXT.fetch_add(1, Ordering::Relaxed), ids, added })
+        let serial = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { info, bpe, serial, ids, added, seams: Seams::of_file(file) })
     }
 
     /// Lends the thread's working memory for this tokenizer.
@@ -77,6 +79,31 @@ impl ByteLevelBpeEngine {
         let result = work(&mut kept);
         SCRATCHES.with_borrow_mut(|all| all.insert(0, kept));
         result
+    }
+
+    /// Appends the tokens of a part of a text that begins at `start` and whose words are counted from `word`.
+    fn encode_part(
+        &self,
+        text: &str,
+        start: u32,
+        word: u32,
+        special: &SpecialTokens,
+        out: &mut Tokens,
+    ) -> Result<(), TokenizeError> {
+        self.with_scratch(|kept| {
+            let Kept { scratch, encoded, .. } = kept;
+            self.bpe.encode_with_offsets(text, parse(special), scratch, encoded)?;
+            for (at, &id) in encoded.ids.iter().enumerate() {
+                let (from, to) = encoded.offsets[at];
+                out.ids.push(id);
+                out.offsets.push((start + from, start + to));
+                out.words.push(word + encoded.word_ids[at]);
+                out.spaces.push(self.spaces(id, text.get(from as usize..to as usize).unwrap_or_default()));
+            }
+            encoded.clear();
+            Ok(())
+        })
+        .map_err(|e: NoOffsets| TokenizeError::Encode { reason: e.to_string() })
     }
 
     /// White space at both ends of a token, which stands for `text`.
@@ -104,26 +131,25 @@ impl TokenizerEngine for ByteLevelBpeEngine {
         &self.info
     }
 
-    fn encode_ids(&self, text: &str, special: &SpecialTokens, out: &mut Vec<u32>) -> Result<(), TokenizeError> {
-        self.with_scratch(|kept| self.bpe.encode_into(text, parse(special), &mut kept.scratch, out))
-            .map_err(|e| TokenizeError::Encode { reason: e.to_string() })
+    fn encode_ids(&self, text: &str, call: EncodeCall<'_>, out: &mut Vec<u32>) -> Result<(), TokenizeError> {
+        for part in self.seams.parts(text) {
+            call.check()?;
+            let part = &text[part];
+            self.with_scratch(|kept| self.bpe.encode_into(part, parse(call.special), &mut kept.scratch, out))
+                .map_err(|e| TokenizeError::Encode { reason: e.to_string() })?;
+        }
+        Ok(())
     }
 
-    fn encode_tokens(&self, text: &str, special: &SpecialTokens, out: &mut Tokens) -> Result<(), TokenizeError> {
-        self.with_scratch(|kept| {
-            let Kept { scratch, encoded, .. } = kept;
-            self.bpe.encode_with_offsets(text, parse(special), scratch, encoded)?;
-            for (at, &id) in encoded.ids.iter().enumerate() {
-                let (start, end) = encoded.offsets[at];
-                out.ids.push(id);
-                out.offsets.push((start, end));
-                out.words.push(encoded.word_ids[at]);
-                out.spaces.push(self.spaces(id, text.get(start as usize..end as usize).unwrap_or_default()));
-            }
-            encoded.clear();
-            Ok(())
-        })
-        .map_err(|e: NoOffsets| TokenizeError::Encode { reason: e.to_string() })
+    fn encode_tokens(&self, text: &str, call: EncodeCall<'_>, out: &mut Tokens) -> Result<(), TokenizeError> {
+        let first = out.len();
+        for part in self.seams.parts(text) {
+            call.check()?;
+            // Words go on where those of the part before end.
+            let word = if out.len() == first { 0 } else { out.words.last().map_or(0, |last| last + 1) };
+            self.encode_part(&text[part.clone()], part.start as u32, word, call.special, out)?;
+        }
+        Ok(())
     }
 
     fn token_to_id(&self, token: &str) -> Option<u32> {

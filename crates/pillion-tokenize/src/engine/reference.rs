@@ -8,13 +8,13 @@ use std::{
 
 use serde_json::Value;
 use tokenizers::{
-    AddedToken, AddedVocabulary, DecoderWrapper, Model, ModelWrapper, OffsetReferential, OffsetType,
+    AddedToken, AddedVocabulary, DecoderWrapper, Model, ModelWrapper, NormalizedString, OffsetReferential, OffsetType,
     PostProcessorWrapper, PreTokenizedString,
 };
 
 use crate::{
     engine::{
-        EngineInfo, SpecialTokens, TokenizerEngine, Tokens,
+        EncodeCall, EngineInfo, SpecialTokens, TokenizerEngine, Tokens,
         reference_pattern::{Normalizers, PreTokenizers, Recording, encode_error},
     },
     error::{TokenizeError, guard},
@@ -81,16 +81,20 @@ impl ReferenceEngine {
         self.tokenizer.get_model()
     }
 
-    fn tokenize(&self, text: &str, special: &SpecialTokens) -> Result<PreTokenizedString, TokenizeError> {
+    fn tokenize(&self, text: &str, call: EncodeCall<'_>) -> Result<PreTokenizedString, TokenizeError> {
         if text.len() > MAX_TEXT {
             return Err(TokenizeError::TooLarge { what: "bytes of one text on this engine", limit: MAX_TEXT as u64 });
         }
-        let added = self.added_vocabulary(special)?;
-        let normalizer = Recording::new(&self.normalizers);
+        let added = self.added_vocabulary(call.special)?;
+        let normalizer = Recording::new(&self.normalizers, call);
         let mut pre_tokenized = added.extract_and_normalize(Some(&normalizer), text);
         normalizer.finish()?;
-        self.pre_tokenizers.pre_tokenize(&mut pre_tokenized)?;
-        self.model().tokenize_in_pretokenized(&mut pre_tokenized, None).map_err(|e| encode_error(&*e))?;
+        self.pre_tokenizers.pre_tokenize(&mut pre_tokenized, call)?;
+        let word = |word: &NormalizedString| {
+            call.check()?;
+            self.model().tokenize(word.get())
+        };
+        pre_tokenized.tokenize(word).map_err(|e| encode_error(&*e))?;
         Ok(pre_tokenized)
     }
 
@@ -147,9 +151,9 @@ impl TokenizerEngine for ReferenceEngine {
         &self.info
     }
 
-    fn encode_ids(&self, text: &str, special: &SpecialTokens, out: &mut Vec<u32>) -> Result<(), TokenizeError> {
+    fn encode_ids(&self, text: &str, call: EncodeCall<'_>, out: &mut Vec<u32>) -> Result<(), TokenizeError> {
         guard(panicked, || {
-            let pre_tokenized = self.tokenize(text, special)?;
+            let pre_tokenized = self.tokenize(text, call)?;
             for (_, _, tokens) in pre_tokenized.get_splits(OffsetReferential::Normalized, OffsetType::None) {
                 out.extend(tokens.iter().flatten().map(|t| t.id));
             }
@@ -157,12 +161,10 @@ impl TokenizerEngine for ReferenceEngine {
         })
     }
 
-    fn encode_tokens(&self, text: &str, special: &SpecialTokens, out: &mut Tokens) -> Result<(), TokenizeError> {
+    fn encode_tokens(&self, text: &str, call: EncodeCall<'_>, out: &mut Tokens) -> Result<(), TokenizeError> {
         guard(panicked, || {
-            let encoding = self
-                .tokenize(text, special)?
-                .into_encoding(None, 0, OffsetType::Byte)
-                .map_err(|e| encode_error(&*e))?;
+            let encoding =
+                self.tokenize(text, call)?.into_encoding(None, 0, OffsetType::Byte).map_err(|e| encode_error(&*e))?;
             for (at, &id) in encoding.get_ids().iter().enumerate() {
                 let (start, end) = encoding.get_offsets()[at];
                 let word = encoding.get_word_ids()[at].unwrap_or(0);

@@ -9,11 +9,11 @@ use serde::Deserialize;
 use tokenizers::{
     NormalizedString, Normalizer, NormalizerWrapper, PreTokenizedString, PreTokenizer, PreTokenizerWrapper,
     SplitDelimiterBehavior,
-    pattern::Invert,
+    pattern::{Invert, Pattern},
     pre_tokenizers::{byte_level::ByteLevel, split::SplitPattern},
 };
 
-use crate::error::TokenizeError;
+use crate::{engine::EncodeCall, error::TokenizeError};
 
 /// Steps back that one match may take. A run of a million characters needs a few million; an exploding pattern uses this up in seconds.
 const MAX_BACKTRACKS: usize = 1 << 24;
@@ -80,13 +80,14 @@ fn push_normalizer(normalizer: &NormalizerWrapper, steps: &mut Vec<NormalizeStep
 /// Lends [`Normalizers`] to the reference, which drops what a normalizer returns, and keeps the first failure.
 pub(super) struct Recording<'a> {
     normalizers: &'a Normalizers,
+    call: EncodeCall<'a>,
     /// The trait wants `Sync`; only one thread ever comes here.
     failure: Mutex<Option<Failure>>,
 }
 
 impl<'a> Recording<'a> {
-    pub(super) fn new(normalizers: &'a Normalizers) -> Self {
-        Self { normalizers, failure: Mutex::new(None) }
+    pub(super) fn new(normalizers: &'a Normalizers, call: EncodeCall<'a>) -> Self {
+        Self { normalizers, call, failure: Mutex::new(None) }
     }
 
     pub(super) fn finish(self) -> Result<(), TokenizeError> {
@@ -101,7 +102,9 @@ impl Normalizer for Recording<'_> {
     fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
         for step in &self.normalizers.0 {
             let done = match step {
-                NormalizeStep::Replace { pattern, content } => text.replace(pattern, content),
+                NormalizeStep::Replace { pattern, content } => {
+                    text.replace(Watched { pattern, call: self.call }, content)
+                }
                 NormalizeStep::Other(normalizer) => normalizer.normalize(text),
             };
             if let Err(failure) = done {
@@ -131,27 +134,34 @@ impl PreTokenizers {
         Ok(Self(steps))
     }
 
-    pub(super) fn pre_tokenize(&self, text: &mut PreTokenizedString) -> Result<(), TokenizeError> {
+    pub(super) fn pre_tokenize(
+        &self,
+        text: &mut PreTokenizedString,
+        call: EncodeCall<'_>,
+    ) -> Result<(), TokenizeError> {
         for step in &self.0 {
-            step.pre_tokenize(text).map_err(|e| encode_error(&*e))?;
+            step.pre_tokenize(text, call).map_err(|e| encode_error(&*e))?;
         }
         Ok(())
     }
 }
 
 impl PreTokenizeStep {
-    fn pre_tokenize(&self, text: &mut PreTokenizedString) -> Result<(), Failure> {
+    fn pre_tokenize(&self, text: &mut PreTokenizedString, call: EncodeCall<'_>) -> Result<(), Failure> {
+        let watched = |pattern| Watched { pattern, call };
         match self {
-            Self::Split { pattern, behavior, invert: false } => text.split(|_, part| part.split(pattern, *behavior)),
+            Self::Split { pattern, behavior, invert: false } => {
+                text.split(|_, part| part.split(watched(pattern), *behavior))
+            }
             Self::Split { pattern, behavior, invert: true } => {
-                text.split(|_, part| part.split(Invert(pattern), *behavior))
+                text.split(|_, part| part.split(Invert(watched(pattern)), *behavior))
             }
             Self::ByteLevel { pattern, add_prefix_space, alphabet } => {
                 text.split(|_, mut part| {
                     if *add_prefix_space && !part.get().starts_with(' ') {
                         part.prepend(" ");
                     }
-                    part.split(pattern, SplitDelimiterBehavior::Isolated)
+                    part.split(watched(pattern), SplitDelimiterBehavior::Isolated)
                 })?;
                 alphabet.pre_tokenize(text)
             }
@@ -188,6 +198,35 @@ fn push_pre_tokenizer(
     Ok(())
 }
 
+/// A pattern that stops when its call was taken back.
+struct Watched<'a> {
+    pattern: &'a Regex,
+    call: EncodeCall<'a>,
+}
+
+impl Pattern for Watched<'_> {
+    fn find_matches(&self, inside: &str) -> tokenizers::Result<Vec<((usize, usize), bool)>> {
+        if inside.is_empty() {
+            return Ok(vec![((0, 0), false)]);
+        }
+        let mut end = 0;
+        let mut parts = Vec::new();
+        for found in self.pattern.find_iter(inside) {
+            self.call.check()?;
+            let found = found?;
+            if end != found.start() {
+                parts.push(((end, found.start()), false));
+            }
+            parts.push(((found.start(), found.end()), true));
+            end = found.end();
+        }
+        if end != inside.len() {
+            parts.push(((end, inside.len()), false));
+        }
+        Ok(parts)
+    }
+}
+
 fn compile(pattern: &str) -> Result<Regex, TokenizeError> {
     RegexBuilder::new(pattern)
         .backtrack_limit(MAX_BACKTRACKS)
@@ -197,6 +236,9 @@ fn compile(pattern: &str) -> Result<Regex, TokenizeError> {
 
 /// What an engine's failure on a text becomes.
 pub(super) fn encode_error(failure: &(dyn std::error::Error + Send + Sync + 'static)) -> TokenizeError {
+    if let Some(own) = failure.downcast_ref::<TokenizeError>() {
+        return own.clone();
+    }
     let reason = failure.to_string();
     if failure.downcast_ref::<fancy_regex::Error>().is_some() {
         TokenizeError::PatternLimit { reason }
