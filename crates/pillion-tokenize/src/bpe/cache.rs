@@ -113,8 +113,8 @@ pub(super) struct LongCache {
 
 /// The longest word that [`LongCache`] keeps.
 pub(super) const MAX_LONG: usize = 128;
-const PLACES: usize = 1 << 13;
-const RING: usize = 1 << 19;
+const PLACES: usize = 1 << 16;
+const RING: usize = 1 << 22;
 const ID_BYTES: usize = 4;
 
 impl LongCache {
