@@ -216,6 +216,8 @@ fn what_the_targets_are_given_first_is_good() {
         tokenizer_json(seed);
     }
     for which in 0..=15 {
-        TEXT_SEEDS.iter().for_each(|text| scanner(&[&[which], text.as_bytes()].concat()));
+        for text in TEXT_SEEDS {
+            scanner(&[&[which], text.as_bytes()].concat());
+        }
     }
 }
