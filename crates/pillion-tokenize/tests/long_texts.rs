@@ -81,7 +81,7 @@ fn parts_have_the_tokens_of_the_whole() {
         assert!(tokenizer.encode_ids(&text, false).unwrap() == whole.ids, "{name}: ids alone");
         let offsets: Vec<u32> = whole.offsets.iter().flat_map(|&(start, end)| [start, end]).collect();
         assert!(parts.columns.offsets.unwrap() == offsets, "{name}: offsets");
-        let words: Vec<i32> = whole.word_ids.iter().map(|&word| word as i32).collect();
+        let words: Vec<i32> = whole.word_ids.iter().map(|&word| word.cast_signed()).collect();
         assert!(parts.columns.word_ids.unwrap() == words, "{name}: words");
     }
 }
