@@ -215,13 +215,13 @@ mod tests {
         let hashes = HashKey::random();
         let mut cache = LongCache::new();
         let word = |number: u32| number.to_le_bytes().repeat(4 + number as usize % 20);
-        for number in 0..50_000 {
+        for number in 0..200_000 {
             let word = word(number);
             cache.insert(&word, hashes.bytes(&word), &[number, number + 1]);
         }
         assert!(cache.ring.len() <= RING);
         let mut found = 0;
-        for number in 0..60_000 {
+        for number in 0..240_000 {
             let word = word(number);
             if let Some(tokens) = cache.get(&word, hashes.bytes(&word)) {
                 assert_eq!(tokens, [number.to_le_bytes(), (number + 1).to_le_bytes()]);
