@@ -5,8 +5,10 @@
 pub mod abi;
 mod backend;
 mod error;
+pub mod forward;
 mod info;
 mod limits;
+mod record;
 mod request;
 mod sequence;
 pub mod step;
