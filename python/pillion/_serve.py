@@ -26,7 +26,7 @@ from types import FrameType
 from typing import Any, Final, Protocol
 
 import pillion
-from pillion import _life, _step
+from pillion import _forward, _life, _step
 from pillion._config import LoadConfig, Progress
 from pillion.errors import PillionError, StepRecordError, error_json
 from pillion.transports import Transport
@@ -269,8 +269,7 @@ def _load(
 
 
 def _failed(record: bytes, error: BaseException) -> bytes:
-    step_id = struct.unpack_from("<Q", record, 16)[0] if len(record) >= 24 else 0
-    return _step.encode_output(step_id, 0, error=error_json(error, "forward"))
+    return _forward.failed(record, error_json(error, "forward"))
 
 
 def _prepare_process() -> None:
