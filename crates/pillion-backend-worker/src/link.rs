@@ -11,7 +11,8 @@ use std::{
 
 use pillion_core::{
     BackendEvent, BackendEvents, Error, ErrorCode, Result,
-    step::{Step, StepOutput},
+    forward::{ForwardBatch, ForwardOutput},
+    step::{RecordKind, Step, StepOutput},
 };
 
 use crate::{
@@ -101,8 +102,17 @@ impl Link {
     /// Copies the step into the ring and wakes the worker.
     pub(crate) fn submit(&mut self, step: &Step) -> Result<()> {
         step.encode_into(&mut self.record);
-        let positions = step.rows.iter().map(|r| u64::from(r.count)).sum();
-        lock(&self.flight).submitted(step.step_id, positions, Instant::now())?;
+        self.send(RecordKind::Step, step.step_id, step.rows.iter().map(|r| u64::from(r.count)).sum())
+    }
+
+    /// As [`Self::submit`], for a forward.
+    pub(crate) fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
+        batch.encode_into(&mut self.record)?;
+        self.send(RecordKind::Forward, batch.forward_id, batch.items.len() as u64)
+    }
+
+    fn send(&mut self, kind: RecordKind, id: u64, positions: u64) -> Result<()> {
+        lock(&self.flight).submitted(kind, id, positions, Instant::now())?;
         if let Err(error) = self.steps.push(&self.record) {
             lock(&self.flight).withdraw();
             return Err(error);
@@ -150,18 +160,23 @@ impl Reader {
                 return Ok(());
             }
             for _ in 0..rung {
-                let output = self.take()?;
-                lock(&self.flight).answered(output.step_id, Instant::now())?;
-                self.events.send(BackendEvent::StepDone(output));
+                let (id, answer) = self.take()?;
+                lock(&self.flight).answered(id, Instant::now())?;
+                self.events.send(answer);
             }
         }
     }
 
-    fn take(&mut self) -> Result<StepOutput> {
-        if self.ring.pop(&mut self.record)? {
-            StepOutput::decode(&self.record)
+    fn take(&mut self) -> Result<(u64, BackendEvent)> {
+        if !self.ring.pop(&mut self.record)? {
+            return Err(Error::internal("the worker ended its answers while it was not asked to"));
+        }
+        if lock(&self.flight).expected() == Some(RecordKind::Forward) {
+            let output = ForwardOutput::decode(&self.record)?;
+            Ok((output.forward_id, BackendEvent::ForwardDone(output)))
         } else {
-            Err(Error::internal("the worker ended its answers while it was not asked to"))
+            let output = StepOutput::decode(&self.record)?;
+            Ok((output.step_id, BackendEvent::StepDone(output)))
         }
     }
 }
