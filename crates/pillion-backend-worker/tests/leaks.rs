@@ -76,8 +76,10 @@ fn load_fails(way: &str, timeout: Duration) -> Error {
 
 fn loses(way: &str) -> Error {
     let mut h = Harness::ready(hostile("ready", way));
-    // Those that misbehave before they are asked may be gone already.
-    let _ = h.backend.submit(&step(1, &[]));
+    // One that answers unasked might be asked just in time to be right; others that misbehave before may be gone already.
+    if way != "answers unasked" {
+        let _ = h.backend.submit(&step(1, &[]));
+    }
     let error = loop {
         match h.next() {
             BackendEvent::WorkerLost(error) => break error,
