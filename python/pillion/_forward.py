@@ -10,12 +10,22 @@ import json
 import math
 import struct
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from pillion._step import HEADER, MAGIC, VERSION, encode_output
 from pillion.errors import PillionError, StepRecordError
 
-__all__ = ["DTYPES", "Forward", "Result", "Tensor", "decode_forward", "encode_forward_output", "failed"]
+__all__ = [
+    "DTYPES",
+    "Forward",
+    "Placed",
+    "Pool",
+    "Result",
+    "Tensor",
+    "decode_forward",
+    "encode_forward_output",
+    "failed",
+]
 
 KIND_FORWARD: Final = 2
 KIND_FORWARD_OUTPUT: Final = 4
@@ -46,7 +56,7 @@ _MAX_RECORD: Final = 0x7FFF_FFFF
 
 
 class Tensor(NamedTuple):
-    """Where a tensor of an input lies in the record. All of it is inside."""
+    """Where a tensor of an input lies. All of it is inside its record; a place is the transport's to check."""
 
     item: int
     name: str | None
@@ -54,7 +64,9 @@ class Tensor(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
     offset: int
-    """In bytes from the start of the record."""
+    """In bytes from the start of the record, or of its place."""
+    place: int = 0
+    """Which place of the transport's it lies in; 0 for the record itself."""
 
 
 class Forward(NamedTuple):
@@ -66,14 +78,34 @@ class Forward(NamedTuple):
     tensors: list[Tensor]
 
 
+class Placed(NamedTuple):
+    """Where a tensor of a result lies that is not in its record."""
+
+    place: int
+    offset: int
+
+
 class Result(NamedTuple):
     """The answer to one item: JSON, and the tensors that belong into it."""
 
     text: str
     failed: bool = False
     """The text is an error."""
-    tensors: tuple[tuple[str | None, str, tuple[int, ...], bytes | memoryview], ...] = ()
-    """Name (`None` for the whole item), dtype, shape, and the bytes in C order."""
+    tensors: tuple[tuple[str | None, str, tuple[int, ...], bytes | memoryview | Placed], ...] = ()
+    """Name (`None` for the whole item), dtype, shape, and the bytes in C order or where they lie."""
+
+
+class Pool(Protocol):
+    """Places for large tensors that a transport has beside its records."""
+
+    def lend(self, place: int, offset: int, length: int) -> memoryview:
+        """Read-only memory of an input, which is the sender's again when nobody views it any more."""
+
+    def put(self, array: Any) -> Placed | None:
+        """Copies an array of a result, if it is large and there is room."""
+
+    def take_back(self) -> None:
+        """What was put since the last answer was sent will not be part of one."""
 
 
 def decode_forward(record: bytes | bytearray | memoryview) -> Forward:
@@ -94,7 +126,7 @@ def decode_forward(record: bytes | bytearray | memoryview) -> Forward:
         tensor = _tensor(entry, text, sizes, data_len)
         if tensor.item >= len(values):
             raise _bad(f"a tensor of item {tensor.item} of {len(values)}")
-        found.append(tensor._replace(offset=data_at + tensor.offset))
+        found.append(tensor if tensor.place else tensor._replace(offset=data_at + tensor.offset))
     return Forward(forward_id, values, found)
 
 
@@ -113,14 +145,16 @@ def encode_forward_output(forward_id: int, forward_ns: int, results: Iterable[Re
         for name, dtype, shape, blob in result.tensors:
             label = b"" if name is None else name.encode("utf-8")
             length = _NO_NAME if name is None else len(label)
-            tensors += _TENSOR.pack(index, at, length, _CODES[dtype], shape_at, len(shape), data_at, 0)
+            place, begin = (blob.place, blob.offset) if isinstance(blob, Placed) else (0, data_at)
+            tensors += _TENSOR.pack(index, at, length, _CODES[dtype], shape_at, len(shape), begin, place)
             shapes += struct.pack(f"<{len(shape)}I", *shape)
             names.append(label)
             at += len(label)
             shape_at += len(shape)
-            padding = -len(blob) % _ALIGN
-            blobs += (blob, bytes(padding))
-            data_at += len(blob) + padding
+            if not isinstance(blob, Placed):
+                padding = -len(blob) % _ALIGN
+                blobs += (blob, bytes(padding))
+                data_at += len(blob) + padding
     text, whole = b"".join([*texts, *names]), error.encode("utf-8")
     sections: list[tuple[int, list[Any], int]] = [
         (len(results), [items], 4),
@@ -209,12 +243,12 @@ def _tensor(entry: tuple[int, ...], text: memoryview, sizes: list[int], data_len
         raise _bad(f"{dimensions} at {shape_at} lie outside their section of {len(sizes)}")
     dtype, width = DTYPES[code]
     shape = tuple(sizes[shape_at : shape_at + dimensions])
-    if place or offset % _ALIGN:
-        raise _bad(f"a tensor at {offset} in place {place}")
-    if offset + math.prod(shape) * width > data_len:
+    if offset % _ALIGN:
+        raise _bad(f"a tensor at {offset}")
+    if not place and offset + math.prod(shape) * width > data_len:
         raise _bad(f"a tensor of shape {list(shape)} at {offset} lies outside")
     name = None if name_len == _NO_NAME else _text(text, name_at, name_len)
-    return Tensor(item, name, dtype, shape, offset)
+    return Tensor(item, name, dtype, shape, offset, place)
 
 
 def _text(text: memoryview, offset: int, length: int) -> str:

@@ -18,6 +18,7 @@ import pillion
 from pillion import _forward, _step
 from pillion._config import ClassModel, LoadConfig, PretrainedModel, Progress, set_thread_counts
 from pillion.errors import PillionError, error_json
+from pillion.runners.callable import CallableRunner
 
 __all__ = ["Handler"]
 
@@ -48,6 +49,7 @@ class Handler:
 
     def __init__(self, config: LoadConfig, progress: Progress) -> None:
         """Loads the model; raises `PillionError` where the reason is known."""
+        self._pool: _forward.Pool | None = None
         self._runner: Runner | None = _open(config, progress)
 
     def info(self) -> dict[str, Any]:
@@ -72,7 +74,15 @@ class Handler:
             # Also SystemExit and KeyboardInterrupt: a model that raises them ends its rows, not the application.
             if not isinstance(error, PillionError):
                 log.debug("a step raised", exc_info=True)
+            if self._pool is not None:
+                self._pool.take_back()
             return _forward.failed(record, error_json(error, "forward"))
+
+    def use_pool(self, pool: _forward.Pool) -> None:
+        """Large tensors come and go through `pool` from now on, if the model has any."""
+        self._pool = pool
+        if isinstance(self._runner, CallableRunner):
+            self._runner.pool = pool
 
     def close(self) -> None:
         """Drops the model and gives its memory back. Closing twice is fine."""
@@ -92,8 +102,6 @@ class Handler:
 
 def _open(config: LoadConfig, progress: Progress) -> Runner:
     if isinstance(config.model, ClassModel):
-        from pillion.runners.callable import CallableRunner
-
         set_thread_counts(config.num_threads)
         return CallableRunner(config, config.model, progress)
     return _open_folder(config, config.model, progress)

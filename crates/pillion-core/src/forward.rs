@@ -13,9 +13,11 @@
 //! | error | u8 | output only: the error as JSON if the whole forward failed; there are no items then |
 //!
 //! A tensor is eight u32: the item that it belongs to; offset and length of its name in the text (a length of 2^32 - 1: it has no name); its
-//! [`Dtype`]; where its sizes begin in the shapes, and how many they are; where its data begin in the data; and 0, for places other than
-//! the data. A named tensor is the field of that name of its item, whose JSON is an object without it; one without a name is its item,
+//! [`Dtype`]; where its sizes begin in the shapes, and how many they are; where its data begin in the data; and 0, or the number of a
+//! [`Place`] of the transport's own, in which it lies instead. A named tensor is the field of that name of its item, whose JSON is an object without it; one without a name is its item,
 //! whose JSON is `null`. The id in the header is the forward's.
+
+use std::sync::Arc;
 
 use crate::{
     error::{Error, ErrorCode, Result},
@@ -100,12 +102,50 @@ impl Dtype {
 }
 
 /// Numbers of one dtype in C order, little-endian.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Tensor {
     dtype: Dtype,
     shape: Vec<u32>,
-    data: Vec<u8>,
+    data: Data,
 }
+
+#[derive(Clone, Debug)]
+enum Data {
+    Owned(Vec<u8>),
+    Lent(Arc<dyn TensorMemory>),
+}
+
+/// Memory of a transport that holds a tensor, and is the transport's again when this is dropped. It can only be copied out, since somebody
+/// else may be able to write to it.
+pub trait TensorMemory: std::fmt::Debug + Send + Sync {
+    /// In bytes.
+    fn len(&self) -> usize;
+
+    /// Whether there are no bytes.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies the bytes behind what `out` holds.
+    fn append_to(&self, out: &mut Vec<u8>);
+}
+
+/// Where a tensor lies that is not in its record: known to the two sides of a transport that has such places.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// From 1.
+    pub number: u32,
+    /// Where it begins there, in bytes; a multiple of 16.
+    pub offset: u32,
+}
+
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        (self.dtype, &self.shape) == (other.dtype, &other.shape) && self.to_vec() == other.to_vec()
+    }
+}
+
+impl Eq for Tensor {}
 
 impl Tensor {
     /// Checks that there are as many bytes as the shape asks for.
@@ -115,7 +155,7 @@ impl Tensor {
             let message = format!("a tensor of {name} and shape {shape:?} cannot have {len} bytes");
             return Err(Error::new(ErrorCode::InvalidArgument, message));
         }
-        Ok(Self { dtype, shape, data })
+        Ok(Self { dtype, shape, data: Data::Owned(data) })
     }
 
     /// What its elements are.
@@ -128,9 +168,35 @@ impl Tensor {
         &self.shape
     }
 
-    /// Its elements.
-    pub fn data(&self) -> &[u8] {
-        &self.data
+    /// How many bytes its elements take.
+    pub fn byte_len(&self) -> usize {
+        match &self.data {
+            Data::Owned(bytes) => bytes.len(),
+            Data::Lent(memory) => memory.len(),
+        }
+    }
+
+    /// Copies its elements behind what `out` holds.
+    pub fn append_to(&self, out: &mut Vec<u8>) {
+        match &self.data {
+            Data::Owned(bytes) => out.extend_from_slice(bytes),
+            Data::Lent(memory) => memory.append_to(out),
+        }
+    }
+
+    /// A copy of its elements.
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.byte_len());
+        self.append_to(&mut bytes);
+        bytes
+    }
+
+    /// Its elements, unless they lie in memory that can only be copied out.
+    pub fn as_bytes(&self) -> Option<&[u8]> {
+        match &self.data {
+            Data::Owned(bytes) => Some(bytes),
+            Data::Lent(_) => None,
+        }
     }
 }
 
@@ -147,7 +213,7 @@ impl ForwardItem {
     /// How much there is to carry, in bytes.
     pub fn size(&self) -> usize {
         let tensors = self.tensors.iter();
-        self.json.len() + tensors.map(|(_, t)| t.data.len() + ALIGN + TENSOR_LEN).sum::<usize>() + ITEM_LEN
+        self.json.len() + tensors.map(|(_, t)| t.byte_len() + ALIGN + TENSOR_LEN).sum::<usize>() + ITEM_LEN
     }
 }
 
@@ -176,8 +242,13 @@ pub struct ForwardOutput {
 impl ForwardBatch {
     /// Writes the record over whatever `out` held. Refuses what is longer than a record can be.
     pub fn encode_into(&self, out: &mut Vec<u8>) -> Result<()> {
+        self.encode_placed(out, |_| None)
+    }
+
+    /// The same, without the tensors that `place` has put somewhere else. It is asked for each once, in order.
+    pub fn encode_placed(&self, out: &mut Vec<u8>, place: impl FnMut(&Tensor) -> Option<Place>) -> Result<()> {
         let items = self.items.iter().map(|item| (item.json.as_str(), 0, item.tensors.as_slice()));
-        let parts = Parts::new(items)?;
+        let parts = Parts::new(items, place)?;
         let mut w = Writer::new(out, RecordKind::Forward, self.forward_id, 0, 5);
         parts.write(&mut w);
         w.finish();
@@ -191,7 +262,7 @@ impl ForwardBatch {
             0 => Ok(item),
             flags => Err(bad(format_args!("an input with flags {flags}"))),
         };
-        let items = read_items(&r)?.into_iter().map(read).collect::<Result<_>>()?;
+        let items = read_items(&r, &mut |_, _| None)?.into_iter().map(read).collect::<Result<_>>()?;
         Ok(Self { forward_id: r.step_id, items })
     }
 }
@@ -209,7 +280,7 @@ impl ForwardOutput {
             (Ok(item), _) => (item.json.as_str(), 0, item.tensors.as_slice()),
             (Err(_), error) => (error.as_deref().unwrap_or_default(), ITEM_FAILED, &[][..]),
         });
-        let parts = Parts::new(items)?;
+        let parts = Parts::new(items, |_| None)?;
         let mut w = Writer::new(out, RecordKind::ForwardOutput, self.forward_id, self.forward_ns, 6);
         parts.write(&mut w);
         let error = self.error.as_ref().map(Error::to_json).unwrap_or_default();
@@ -221,6 +292,14 @@ impl ForwardOutput {
 
     /// Reads a record, checking every size and text.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
+        Self::decode_placed(bytes, |_, _| None)
+    }
+
+    /// The same, with tensors that lie somewhere else: `find` is told where and how many bytes, and checks both.
+    pub fn decode_placed(
+        bytes: &[u8],
+        mut find: impl FnMut(Place, usize) -> Option<Arc<dyn TensorMemory>>,
+    ) -> Result<Self> {
         let r = Reader::new(bytes, RecordKind::ForwardOutput, 6)?;
         let read = |(flags, item): (u32, ForwardItem)| match flags {
             0 => Ok(Ok(item)),
@@ -228,7 +307,7 @@ impl ForwardOutput {
             ITEM_FAILED => Err(bad(format_args!("a tensor of an item that failed"))),
             flags => Err(bad(format_args!("a result with flags {flags}"))),
         };
-        let results = read_items(&r)?.into_iter().map(read).collect::<Result<Vec<_>>>()?;
+        let results = read_items(&r, &mut find)?.into_iter().map(read).collect::<Result<Vec<_>>>()?;
         let error = match utf8(r.bytes(5)?)? {
             "" => None,
             json => Some(Error::from_json(json)),
@@ -246,17 +325,21 @@ type Part<'a> = (&'a str, u32, &'a [(Option<String>, Tensor)]);
 /// The sections that both kinds have. Every sum was checked to fit the record.
 struct Parts<'a> {
     items: Vec<Part<'a>>,
+    /// One for each tensor.
+    places: Vec<Option<Place>>,
     text: usize,
     data: usize,
 }
 
 impl<'a> Parts<'a> {
-    fn new(items: impl Iterator<Item = Part<'a>>) -> Result<Self> {
+    fn new(items: impl Iterator<Item = Part<'a>>, mut place: impl FnMut(&Tensor) -> Option<Place>) -> Result<Self> {
         let items: Vec<_> = items.collect();
+        let places: Vec<_> = items.iter().flat_map(|(_, _, tensors)| *tensors).map(|(_, t)| place(t)).collect();
         let tensors = || items.iter().flat_map(|(_, _, tensors)| tensors.iter());
         let names: usize = tensors().map(|(name, _)| name.as_ref().map_or(0, String::len)).sum();
         let text = names + items.iter().map(|(json, ..)| json.len()).sum::<usize>();
-        let data = tensors().map(|(_, t)| t.data.len().next_multiple_of(ALIGN)).sum();
+        let here = tensors().zip(&places).filter(|(_, place)| place.is_none());
+        let data = here.map(|((_, t), _)| t.byte_len().next_multiple_of(ALIGN)).sum();
         let tables = tensors().map(|(_, t)| TENSOR_LEN + 4 * t.shape.len()).sum::<usize>() + ITEM_LEN * items.len();
         // A whole error may follow, whose length is bounded.
         let total = HEADER_LEN + tables + text + data;
@@ -264,7 +347,7 @@ impl<'a> Parts<'a> {
             let message = format!("{total} bytes are more than one record carries");
             return Err(Error::new(ErrorCode::Unsupported, message).with_remedy("send less at once"));
         }
-        Ok(Self { items, text, data })
+        Ok(Self { items, places, text, data })
     }
 
     fn write(&self, w: &mut Writer<'_>) {
@@ -278,15 +361,18 @@ impl<'a> Parts<'a> {
         });
         let (mut shape_at, mut data_at) = (0, 0);
         w.begin(4, tensors().count());
-        for (item, (name, tensor)) in tensors() {
+        for ((item, (name, tensor)), place) in tensors().zip(&self.places) {
             let len = name.as_ref().map_or(NO_NAME, |name| name.len() as u32);
             let dimensions = tensor.shape.len() as u32;
-            for word in [item, offset, len, tensor.dtype as u32, shape_at, dimensions, data_at, 0] {
+            let (at, number) = place.map_or((data_at, 0), |place| (place.offset, place.number));
+            for word in [item, offset, len, tensor.dtype as u32, shape_at, dimensions, at, number] {
                 w.u32(word);
             }
             offset += name.as_ref().map_or(0, |name| name.len() as u32);
             shape_at += dimensions;
-            data_at += tensor.data.len().next_multiple_of(ALIGN) as u32;
+            if place.is_none() {
+                data_at += tensor.byte_len().next_multiple_of(ALIGN) as u32;
+            }
         }
         w.begin(4, shape_at as usize);
         tensors().flat_map(|(_, (_, t))| &t.shape).for_each(|size| w.u32(*size));
@@ -294,15 +380,18 @@ impl<'a> Parts<'a> {
         self.items.iter().for_each(|(json, ..)| w.out.extend_from_slice(json.as_bytes()));
         tensors().filter_map(|(_, (name, _))| name.as_ref()).for_each(|n| w.out.extend_from_slice(n.as_bytes()));
         w.begin(ALIGN, self.data);
-        for (_, (_, tensor)) in tensors() {
-            w.out.extend_from_slice(&tensor.data);
+        for ((_, (_, tensor)), _) in tensors().zip(&self.places).filter(|(_, place)| place.is_none()) {
+            tensor.append_to(w.out);
             w.pad(ALIGN);
         }
     }
 }
 
+/// Gives the memory at a place, if so many bytes of it can be had.
+type Find<'a> = &'a mut dyn FnMut(Place, usize) -> Option<Arc<dyn TensorMemory>>;
+
 /// The items with their flags.
-fn read_items(r: &Reader<'_>) -> Result<Vec<(u32, ForwardItem)>> {
+fn read_items(r: &Reader<'_>, find: Find<'_>) -> Result<Vec<(u32, ForwardItem)>> {
     let spans = r.section(0, ITEM_LEN, |b| (le32(b, 0), le32(b, 4), le32(b, 8)))?;
     let tensors = r.section(1, TENSOR_LEN, |b| std::array::from_fn::<u32, 8, _>(|i| le32(b, 4 * i)))?;
     let shapes = r.section(2, 4, |b| le32(b, 0))?;
@@ -319,13 +408,19 @@ fn read_items(r: &Reader<'_>) -> Result<Vec<(u32, ForwardItem)>> {
         let item = items
             .get_mut(entry[0] as usize)
             .ok_or_else(|| bad(format_args!("a tensor of item {} of {num_items}", entry[0])))?;
-        item.1.tensors.push(read_tensor(entry, text, &shapes, data)?);
+        item.1.tensors.push(read_tensor(entry, text, &shapes, data, find)?);
     }
     Ok(items)
 }
 
-fn read_tensor(entry: [u32; 8], text: &[u8], shapes: &[u32], data: &[u8]) -> Result<(Option<String>, Tensor)> {
-    let [_, name_at, name_len, dtype, shape_at, dimensions, data_at, place] = entry;
+fn read_tensor(
+    entry: [u32; 8],
+    text: &[u8],
+    shapes: &[u32],
+    data: &[u8],
+    find: Find<'_>,
+) -> Result<(Option<String>, Tensor)> {
+    let [_, name_at, name_len, dtype, shape_at, dimensions, offset, number] = entry;
     let name = match name_len {
         NO_NAME => None,
         len => Some(utf8(part(text, name_at, len)?)?.to_owned()),
@@ -335,13 +430,19 @@ fn read_tensor(entry: [u32; 8], text: &[u8], shapes: &[u32], data: &[u8]) -> Res
         return Err(bad(format_args!("a tensor of {dimensions} dimensions")));
     }
     let shape = part(shapes, shape_at, dimensions)?.to_vec();
-    if place != 0 || !(data_at as usize).is_multiple_of(ALIGN) {
-        return Err(bad(format_args!("a tensor at {data_at} in place {place}")));
+    if !(offset as usize).is_multiple_of(ALIGN) {
+        return Err(bad(format_args!("a tensor at {offset}")));
     }
-    let bytes = byte_len(dtype, &shape)
-        .and_then(|len| data.get(data_at as usize..(data_at as usize).checked_add(len)?))
-        .ok_or_else(|| bad(format_args!("a tensor of shape {shape:?} at {data_at} lies outside")))?;
-    Ok((name, Tensor { dtype, shape, data: bytes.to_vec() }))
+    let outside = || bad(format_args!("a tensor of shape {shape:?} at {offset} in place {number} lies outside"));
+    let len = byte_len(dtype, &shape).ok_or_else(outside)?;
+    let data = if number == 0 {
+        let end = (offset as usize).checked_add(len).ok_or_else(outside)?;
+        Data::Owned(data.get(offset as usize..end).ok_or_else(outside)?.to_vec())
+    } else {
+        let memory = find(Place { number, offset }, len).filter(|memory| memory.len() == len);
+        Data::Lent(memory.ok_or_else(outside)?)
+    };
+    Ok((name, Tensor { dtype, shape, data }))
 }
 
 /// `None` if that is more than can be counted.

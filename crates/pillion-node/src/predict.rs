@@ -101,10 +101,10 @@ pub(crate) fn describe(prediction: &Prediction) -> (String, Vec<u8>) {
                     json.push_str(if index == 0 { "" } else { "," });
                     let entry = serde_json::json!({
                         "name": name, "dtype": tensor.dtype().as_str(), "shape": tensor.shape(),
-                        "offset": data.len(), "length": tensor.data().len(),
+                        "offset": data.len(), "length": tensor.byte_len(),
                     });
                     let _ = write!(json, "{entry}");
-                    data.extend_from_slice(tensor.data());
+                    tensor.append_to(&mut data);
                 }
                 json.push_str("]}");
             }

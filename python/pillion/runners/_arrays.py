@@ -3,22 +3,34 @@ never torch."""
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from pillion._forward import DTYPES, Tensor
-from pillion.errors import PackageMissingError
+from pillion._forward import DTYPES, Placed, Pool, Tensor
+from pillion.errors import PackageMissingError, StepRecordError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["as_array", "input_array", "output_tensor", "plain"]
+__all__ = ["as_array", "check_dtype", "input_array", "input_memory", "output_tensor", "plain"]
 
-_NAMES = frozenset(name for name, _ in DTYPES.values())
+DTYPES_BY_NAME = dict(DTYPES.values())
+"""Bytes of an element."""
 
 
-def input_array(data: bytes, tensor: Tensor) -> NDArray[Any]:
-    """A read-only view of the record, which lives as long as any view of it."""
+def input_memory(data: bytes, tensor: Tensor, pool: Pool | None) -> memoryview:
+    """Where the tensor lies, read-only; it stays there as long as anybody views it."""
+    length = DTYPES_BY_NAME[tensor.dtype] * math.prod(tensor.shape)
+    if not tensor.place:
+        return memoryview(data)[tensor.offset : tensor.offset + length]
+    if pool is None:
+        raise StepRecordError(f"a tensor lies in place {tensor.place}, and this transport has none")
+    return pool.lend(tensor.place, tensor.offset, length)
+
+
+def input_array(memory: memoryview, tensor: Tensor) -> NDArray[Any]:
+    """A read-only view of the memory, which lives as long as any view of it."""
     try:
         import numpy as np
     except ModuleNotFoundError as error:
@@ -26,12 +38,9 @@ def input_array(data: bytes, tensor: Tensor) -> NDArray[Any]:
             "an input is a typed array, and the Python package numpy is not installed",
             remedy="install numpy into the model's environment, or send an array of numbers",
         ) from error
-    count = 1
-    for size in tensor.shape:
-        count *= size
-    if not count:
+    if not len(memory):
         return np.empty(tensor.shape, dtype=tensor.dtype)
-    return np.frombuffer(data, dtype=tensor.dtype, count=count, offset=tensor.offset).reshape(tensor.shape)
+    return np.frombuffer(memory, dtype=tensor.dtype).reshape(tensor.shape)
 
 
 def as_array(value: Any) -> NDArray[Any] | None:
@@ -47,17 +56,26 @@ def as_array(value: Any) -> NDArray[Any] | None:
     return None
 
 
-def output_tensor(array: NDArray[Any]) -> tuple[str, tuple[int, ...], memoryview]:
-    """Dtype, shape, and a view of the bytes, to be copied before the model runs again. Half precision becomes single,
-    which every receiver knows."""
+def check_dtype(array: NDArray[Any]) -> None:
+    """Raises unless `output_tensor` can send it."""
+    name = array.dtype.name
+    if name != "float16" and name not in DTYPES_BY_NAME:
+        raise TypeError(f"an array of dtype {name} has no typed array; convert it with astype() or tolist()")
+
+
+def output_tensor(array: NDArray[Any], pool: Pool | None) -> tuple[str, tuple[int, ...], memoryview | Placed]:
+    """Dtype, shape, and a view of the bytes, to be copied before the model runs again, or where they were copied to.
+    Half precision becomes single, which every receiver knows."""
     import numpy as np
 
+    check_dtype(array)
     if array.dtype == np.float16:
         array = array.astype(np.float32)
     name = array.dtype.name
-    if name not in _NAMES:
-        raise TypeError(f"an array of dtype {name} has no typed array; convert it with astype() or tolist()")
     # Also big-endian and strided ones.
+    placed = None if pool is None else pool.put(array)
+    if placed is not None:
+        return name, array.shape, placed
     flat: Any = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
     return name, array.shape, memoryview(flat.view(np.uint8))
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from pillion._config import ClassModel, LoadConfig, Progress
-from pillion._forward import Forward, Result, decode_forward, encode_forward_output
+from pillion._forward import Forward, Pool, Result, decode_forward, encode_forward_output
 from pillion._memory import trim_heap
 from pillion.errors import InvalidArgumentError, PillionError, error_json
 from pillion.model import Context
-from pillion.runners._arrays import as_array, input_array, output_tensor, plain
+from pillion.runners._arrays import as_array, check_dtype, input_array, input_memory, output_tensor, plain
 from pillion.runners._find import find_class
 
 __all__ = ["CallableRunner"]
@@ -34,6 +34,7 @@ class CallableRunner:
         progress("import", 0, None)
         cls = find_class(source.spec)
         progress("import", 1, 1)
+        self.pool: Pool | None = None
         self._config = config
         self._name = cls.__name__
         self._model: Any = cls()
@@ -80,12 +81,13 @@ class CallableRunner:
         # Arrays view the record for as long as anybody keeps them, so it must be nobody else's.
         data = record if isinstance(record, bytes) else bytes(record)
         forward = decode_forward(data)
-        batch = _inputs(forward, data)
+        batch = _inputs(forward, data, self.pool)
         begin = time.perf_counter_ns()
         given = self._forward(batch)
         took = time.perf_counter_ns() - begin
         results = _checked(given, len(batch), self._name)
-        return encode_forward_output(forward.forward_id, took, map(_result, range(len(batch)), results))
+        encoded = (_result(index, value, self.pool) for index, value in enumerate(results))
+        return encode_forward_output(forward.forward_id, took, encoded)
 
     def close(self) -> None:
         """Drops the model."""
@@ -97,10 +99,12 @@ class CallableRunner:
         trim_heap()
 
 
-def _inputs(forward: Forward, data: bytes) -> list[Any]:
+def _inputs(forward: Forward, data: bytes, pool: Pool | None) -> list[Any]:
     batch = forward.items
-    for tensor in forward.tensors:
-        array = input_array(data, tensor)
+    # All of them first: what has an owner is given back whatever happens.
+    memories = [input_memory(data, tensor, pool) for tensor in forward.tensors]
+    for tensor, memory in zip(forward.tensors, memories, strict=True):
+        array = input_array(memory, tensor)
         if tensor.name is None:
             batch[tensor.item] = array
         else:
@@ -122,32 +126,30 @@ def _checked(given: Any, wanted: int, name: str) -> list[Any]:
     raise PillionError("python_error", said, remedy="return one result for each input, in the same order")
 
 
-def _result(index: int, value: Any) -> Result:
+def _result(index: int, value: Any, pool: Pool | None) -> Result:
     if isinstance(value, BaseException):
         return Result(error_json(value, "forward"), failed=True)
     try:
-        return _encoded(value)
+        return _encoded(value, pool)
     except Exception as error:
         wrapped = PillionError("python_error", f"the result of input {index} cannot be sent: {error}")
         wrapped.__cause__ = error
         return Result(error_json(wrapped, "forward"), failed=True)
 
 
-def _encoded(value: Any) -> Result:
+def _encoded(value: Any, pool: Pool | None) -> Result:
     array = as_array(value)
     if array is not None:
-        return Result("null", tensors=((None, *output_tensor(array)),))
+        return Result("null", tensors=((None, *output_tensor(array, pool)),))
     if not isinstance(value, dict):
         return Result(_text(value))
-    tensors = []
-    fields = {}
-    for name, field in value.items():
-        array = as_array(field) if isinstance(name, str) else None
-        if array is None:
-            fields[name] = field
-        else:
-            tensors.append((_well_formed(name), *output_tensor(array)))
-    return Result(_text(fields), tensors=tuple(tensors))
+    arrays = {name: as_array(field) for name, field in value.items() if isinstance(name, str)}
+    # The text first: once a tensor has a place, the result must be sent.
+    text = _text({name: field for name, field in value.items() if arrays.get(name) is None})
+    found = [(name, array) for name, array in arrays.items() if array is not None]
+    for _, array in found:
+        check_dtype(array)
+    return Result(text, tensors=tuple((_well_formed(name), *output_tensor(array, pool)) for name, array in found))
 
 
 def _text(value: Any) -> str:

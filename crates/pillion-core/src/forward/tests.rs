@@ -103,7 +103,7 @@ proptest! {
         let at = HEADER_LEN + 4 * at.index(words);
         bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
         if let Ok(read) = ForwardBatch::decode(&bytes) {
-            let size: usize = read.items.iter().flat_map(|i| &i.tensors).map(|(_, t)| t.data().len()).max().unwrap_or(0);
+            let size: usize = read.items.iter().flat_map(|i| &i.tensors).map(|(_, t)| t.byte_len()).max().unwrap_or(0);
             prop_assert!(size <= bytes.len());
         }
     }
@@ -136,9 +136,9 @@ fn what_is_wrong_with_a_tensor_is_named() {
     check(0, (2, 12), "dtype 12");
     check(0, (3, 1), "1 at 1 lie outside");
     check(0, (4, 33), "33 dimensions");
-    check(0, (5, 8), "at 8 in place 0");
-    check(0, (5, 16), "at 16 lies outside");
-    check(0, (6, 1), "place 1");
+    check(0, (5, 8), "a tensor at 8");
+    check(0, (5, 16), "at 16 in place 0 lies outside");
+    check(0, (6, 1), "in place 1 lies outside");
 }
 
 #[test]
@@ -173,4 +173,45 @@ fn the_layout_is_pinned() {
             "3a317d7879000000000000000000000001000200000000000000000000000000",
         )
     );
+}
+
+/// Bytes that somebody else keeps.
+#[derive(Debug)]
+struct Elsewhere(Vec<u8>);
+
+impl TensorMemory for Elsewhere {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn append_to(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.0);
+    }
+}
+
+#[test]
+fn a_tensor_may_lie_elsewhere() {
+    let tensor = |fill: u8| Tensor::new(Dtype::Uint8, vec![20], vec![fill; 20]).unwrap();
+    let item = ForwardItem { json: "null".into(), tensors: (1..4).map(|i| (None, tensor(i))).collect() };
+    let batch = ForwardBatch { forward_id: 1, items: vec![item.clone()] };
+    let mut bytes = Vec::new();
+    let second = Place { number: 7, offset: 48 };
+    batch.encode_placed(&mut bytes, |t| (t.as_bytes() == Some(&[2; 20])).then_some(second)).unwrap();
+    assert!(bytes.len() < encoded(&batch).len());
+    assert!(ForwardBatch::decode(&bytes).unwrap_err().message().contains("at 48 in place 7"));
+
+    // The sections of an output are those of a forward and one more, so the kind and that section make one of the other.
+    let output = ForwardOutput { forward_id: 1, results: vec![Ok(item)], ..ForwardOutput::default() };
+    let mut whole = Vec::new();
+    output.encode_into(&mut whole).unwrap();
+    let at = le32(&whole, HEADER_LEN + 8) as usize + TENSOR_LEN + 24;
+    whole[at..at + 8].copy_from_slice(&[48, 0, 0, 0, 7, 0, 0, 0]);
+    let found = |place: Place, len: usize| {
+        assert_eq!((place, len), (second, 20));
+        Some(Arc::new(Elsewhere(vec![2; 20])) as Arc<dyn TensorMemory>)
+    };
+    let read = ForwardOutput::decode_placed(&whole, found).unwrap();
+    assert_eq!(read, output);
+    let short = |_: Place, _: usize| Some(Arc::new(Elsewhere(vec![2; 19])) as Arc<dyn TensorMemory>);
+    assert!(ForwardOutput::decode_placed(&whole, short).is_err());
 }
