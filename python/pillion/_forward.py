@@ -47,6 +47,9 @@ DTYPES: Final = {
 _CODES: Final = {name: code for code, (name, _) in DTYPES.items()}
 _ITEM: Final = struct.Struct("<3I")
 _TENSOR: Final = struct.Struct("<8I")
+# Of the sections that are known: offsets and counts, and the bytes of an element.
+_TABLE: Final = struct.Struct("<10I")
+_WIDTHS: Final = (_ITEM.size, _TENSOR.size, 4, 1, 1)
 _NO_NAME: Final = 0xFFFF_FFFF
 _ITEM_FAILED: Final = 1
 _ALIGN: Final = 16
@@ -111,14 +114,13 @@ class Pool(Protocol):
 def decode_forward(record: bytes | bytearray | memoryview) -> Forward:
     """Reads a forward, checking every size and text."""
     data = memoryview(record).cast("B")
-    _check_header(data)
-    forward_id = HEADER.unpack_from(data)[5]
-    items = _section(data, 0, _ITEM.size)
-    tensors = _section(data, 1, _TENSOR.size)
-    shapes = _section(data, 2, 4)
-    text = _section(data, 3, 1)
-    (data_at, data_len) = struct.unpack_from("<II", data, HEADER.size + 8 * 4)
-    _section(data, 4, 1)
+    forward_id, body = _check_header(data)
+    table = _TABLE.unpack_from(data, HEADER.size)
+    items, tensors, shapes, text, _ = (
+        _section(data, body, index, table[2 * index], table[2 * index + 1], width)
+        for index, width in enumerate(_WIDTHS)
+    )
+    data_at, data_len = table[8:]
     values = [_item(text, *span) for span in _ITEM.iter_unpack(items)]
     sizes = [size for (size,) in struct.iter_unpack("<I", shapes)]
     found = []
@@ -135,7 +137,8 @@ def encode_forward_output(forward_id: int, forward_ns: int, results: Iterable[Re
     results = list(results)
     texts = [result.text.encode("utf-8") for result in results]
     names: list[bytes] = []
-    items, tensors, shapes, blobs = bytearray(), bytearray(), bytearray(), list[bytes | memoryview]()
+    items, tensors, shapes = bytearray(), bytearray(), bytearray()
+    blobs: list[bytes | memoryview] = []
     at = 0
     for result, encoded in zip(results, texts, strict=True):
         items += _ITEM.pack(at, len(encoded), _ITEM_FAILED if result.failed else 0)
@@ -196,11 +199,12 @@ def _join(forward_id: int, forward_ns: int, sections: list[tuple[int, list[Any],
     return b"".join((header, table, *parts, bytes(padding)))
 
 
-def _check_header(data: memoryview) -> None:
+def _check_header(data: memoryview) -> tuple[int, int]:
+    """The forward's id, and where the sections begin."""
     size = len(data)
     if size < HEADER.size:
         raise _bad(f"{size} bytes, shorter than a header")
-    magic, version, kind, length, sections, _, _ = HEADER.unpack_from(data)
+    magic, version, kind, length, sections, forward_id, _ = HEADER.unpack_from(data)
     if magic != MAGIC:
         raise _bad(f"no step record (magic {magic:#x})")
     if version != VERSION:
@@ -213,11 +217,10 @@ def _check_header(data: memoryview) -> None:
         raise _bad(f"{size} bytes, its header says {length}")
     if not 5 <= sections <= (size - HEADER.size) // 8:
         raise _bad(f"{sections} sections")
+    return forward_id, HEADER.size + 8 * sections
 
 
-def _section(data: memoryview, index: int, width: int) -> memoryview:
-    offset, count = struct.unpack_from("<II", data, HEADER.size + 8 * index)
-    body = HEADER.size + 8 * HEADER.unpack_from(data)[4]
+def _section(data: memoryview, body: int, index: int, offset: int, count: int, width: int) -> memoryview:
     end = offset + count * width
     if offset < body or end > len(data):
         raise _bad(f"section {index} ({count} elements at byte {offset}) lies outside")

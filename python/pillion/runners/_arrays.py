@@ -13,10 +13,12 @@ from pillion.errors import PackageMissingError, StepRecordError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["as_array", "check_dtype", "input_array", "input_memory", "output_tensor", "plain"]
+__all__ = ["as_array", "dtype_name", "input_array", "input_memory", "output_tensor", "plain"]
 
 DTYPES_BY_NAME = dict(DTYPES.values())
 """Bytes of an element."""
+
+_names: dict[Any, str] = {}
 
 
 def input_memory(data: bytes, tensor: Tensor, pool: Pool | None) -> memoryview:
@@ -56,11 +58,17 @@ def as_array(value: Any) -> NDArray[Any] | None:
     return None
 
 
-def check_dtype(array: NDArray[Any]) -> None:
-    """Raises unless `output_tensor` can send it."""
-    name = array.dtype.name
-    if name != "float16" and name not in DTYPES_BY_NAME:
-        raise TypeError(f"an array of dtype {name} has no typed array; convert it with astype() or tolist()")
+def dtype_name(array: NDArray[Any]) -> str:
+    """What its elements are; raises if no record can say it."""
+    dtype = array.dtype
+    name = _names.get(dtype)
+    if name is None:
+        name = str(dtype.name)
+        if name != "float16" and name not in DTYPES_BY_NAME:
+            raise TypeError(f"an array of dtype {name} has no typed array; convert it with astype() or tolist()")
+        # There are only so many, and numpy makes the name anew each time.
+        _names[dtype] = name
+    return name
 
 
 def output_tensor(array: NDArray[Any], pool: Pool | None) -> tuple[str, tuple[int, ...], memoryview | Placed]:
@@ -68,14 +76,13 @@ def output_tensor(array: NDArray[Any], pool: Pool | None) -> tuple[str, tuple[in
     Half precision becomes single, which every receiver knows."""
     import numpy as np
 
-    check_dtype(array)
-    if array.dtype == np.float16:
-        array = array.astype(np.float32)
-    name = array.dtype.name
-    # Also big-endian and strided ones.
+    name = dtype_name(array)
+    if name == "float16":
+        name, array = "float32", array.astype(np.float32)
     placed = None if pool is None else pool.put(array)
     if placed is not None:
         return name, array.shape, placed
+    # Also big-endian and strided ones.
     flat: Any = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
     return name, array.shape, memoryview(flat.view(np.uint8))
 

@@ -10,19 +10,22 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from pillion._config import ClassModel, LoadConfig, Progress
 from pillion._forward import Forward, Pool, Result, decode_forward, encode_forward_output
 from pillion._memory import trim_heap
 from pillion.errors import InvalidArgumentError, PillionError, error_json
 from pillion.model import Context
-from pillion.runners._arrays import as_array, check_dtype, input_array, input_memory, output_tensor, plain
+from pillion.runners._arrays import as_array, dtype_name, input_array, input_memory, output_tensor, plain
 from pillion.runners._find import find_class
 
 __all__ = ["CallableRunner"]
 
 log = logging.getLogger("pillion")
+
+# NaN is no JSON, whatever Python says. Made once: making it costs more than most results.
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain).encode
 
 
 class CallableRunner:
@@ -148,13 +151,12 @@ def _encoded(value: Any, pool: Pool | None) -> Result:
     text = _text({name: field for name, field in value.items() if arrays.get(name) is None})
     found = [(name, array) for name, array in arrays.items() if array is not None]
     for _, array in found:
-        check_dtype(array)
+        dtype_name(array)
     return Result(text, tensors=tuple((_well_formed(name), *output_tensor(array, pool)) for name, array in found))
 
 
 def _text(value: Any) -> str:
-    # NaN is no JSON, whatever Python says.
-    return _well_formed(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain))
+    return _well_formed(_encode(value))
 
 
 def _well_formed(text: str) -> str:

@@ -96,7 +96,7 @@ class TensorPool:
         import numpy as np
 
         start = _HEADER_LEN + offset
-        dtype = array.dtype.newbyteorder("<")
+        dtype = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("<")
         target = np.frombuffer(self._results, dtype=dtype, count=array.size, offset=start)
         # Also strided and big-endian ones, in one go.
         np.copyto(target.reshape(array.shape), array)
