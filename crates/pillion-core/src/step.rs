@@ -319,6 +319,24 @@ mod tests {
         }
     }
 
+    /// Neither panics; what is no record is a typed error, and no section is longer than its record.
+    fn check_decoders(record: &[u8]) -> Result<(), TestCaseError> {
+        let is_typed = |e: &Error| matches!(e.code(), ErrorCode::Internal | ErrorCode::VersionMismatch);
+        match Step::decode(record) {
+            Ok(step) => {
+                prop_assert!(4 * step.prompts.len().max(step.bitmask.len()).max(step.rows.len()) <= record.len());
+            }
+            Err(error) => prop_assert!(is_typed(&error), "{}", error),
+        }
+        match StepOutput::decode(record) {
+            Ok(output) => {
+                prop_assert!(4 * output.tokens.len().max(output.top.len()) <= record.len());
+            }
+            Err(error) => prop_assert!(is_typed(&error), "{}", error),
+        }
+        Ok(())
+    }
+
     proptest! {
         #[test]
         fn a_step_round_trips(step in step()) {
@@ -336,20 +354,43 @@ mod tests {
 
         #[test]
         fn damage_is_an_error_or_another_record_never_a_panic(
-            step in step(), at in any::<prop::sample::Index>(), value: u8, cut in any::<prop::sample::Index>(),
+            step in step(), output in output(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in any::<prop::sample::Index>(),
         ) {
-            let mut bytes = Vec::new();
-            step.encode_into(&mut bytes);
-            prop_assert!(Step::decode(&bytes[..cut.index(bytes.len())]).is_err());
-            let at = at.index(bytes.len());
-            bytes[at] ^= value;
-            let _ = Step::decode(&bytes);
-            let _ = StepOutput::decode(&bytes);
+            let (mut sent, mut answered) = (Vec::new(), Vec::new());
+            step.encode_into(&mut sent);
+            output.encode_into(&mut answered);
+            prop_assert!(Step::decode(&sent[..cut.index(sent.len())]).is_err());
+            prop_assert!(StepOutput::decode(&answered[..cut.index(answered.len())]).is_err());
+            for record in [&mut sent, &mut answered] {
+                for (at, value) in &changes {
+                    let at = at.index(record.len());
+                    record[at] ^= value;
+                }
+                check_decoders(record)?;
+            }
+        }
+
+        /// A word of the tables is where a hostile side would put its lie.
+        #[test]
+        fn a_lie_in_a_table_is_an_error_or_another_record(
+            step in step(), output in output(), at in any::<prop::sample::Index>(),
+            value in prop_oneof![any::<u32>(), 0..200u32, Just(u32::MAX), Just(u32::MAX - 3)],
+        ) {
+            let (mut sent, mut answered) = (Vec::new(), Vec::new());
+            step.encode_into(&mut sent);
+            output.encode_into(&mut answered);
+            for (record, sections) in [(&mut sent, 6), (&mut answered, 4)] {
+                let at = 12 + 4 * at.index((HEADER_LEN - 12) / 4 + 2 * sections);
+                record[at..at + 4].copy_from_slice(&value.to_le_bytes());
+                check_decoders(record)?;
+            }
         }
 
         #[test]
         fn noise_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(Step::decode(&bytes).is_err());
+            prop_assert!(Step::decode(&bytes).is_err() && StepOutput::decode(&bytes).is_err());
         }
     }
 

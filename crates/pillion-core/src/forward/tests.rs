@@ -56,6 +56,11 @@ fn is_typed(error: &Error) -> bool {
 
 proptest! {
     #[test]
+    fn noise_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(ForwardBatch::decode(&bytes).is_err() && ForwardOutput::decode(&bytes).is_err());
+    }
+
+    #[test]
     fn a_forward_round_trips(batch in batch()) {
         let bytes = encoded(&batch);
         prop_assert_eq!(ForwardBatch::decode(&bytes).unwrap(), batch);
@@ -200,7 +205,7 @@ fn a_tensor_may_lie_elsewhere() {
     assert!(bytes.len() < encoded(&batch).len());
     assert!(ForwardBatch::decode(&bytes).unwrap_err().message().contains("at 48 in place 7"));
 
-    // The sections of an output are those of a forward and one more, so the kind and that section make one of the other.
+    // An output whose second tensor is said to lie there.
     let output = ForwardOutput { forward_id: 1, results: vec![Ok(item)], ..ForwardOutput::default() };
     let mut whole = Vec::new();
     output.encode_into(&mut whole).unwrap();
