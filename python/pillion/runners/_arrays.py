@@ -41,7 +41,9 @@ def input_array(memory: memoryview, tensor: Tensor) -> NDArray[Any]:
             remedy="install numpy into the model's environment, or send an array of numbers",
         ) from error
     if not len(memory):
-        return np.empty(tensor.shape, dtype=tensor.dtype)
+        nothing: NDArray[Any] = np.empty(tensor.shape, dtype=tensor.dtype)
+        nothing.flags.writeable = False
+        return nothing
     return np.frombuffer(memory, dtype=tensor.dtype).reshape(tensor.shape)
 
 
