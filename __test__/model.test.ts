@@ -65,6 +65,9 @@ describe.skipIf(!isThere)(`SmolLM2 in ${path.relative(root, model)}`, () => {
         expect(engine.status().model).toMatchObject({ tier: 'slots', dtype: 'float32' })
         expect(got).toEqual(await reference(prompts, maxTokens))
 
+        // It generates, and nothing else.
+        await expect(engine.predict('a')).rejects.toMatchObject({ code: 'unsupported' })
+
         // `chat` renders and tokenizes the very same prompt.
         const chat = engine.chat({
           messages: [{ role: 'user', content: questions[0]! }],

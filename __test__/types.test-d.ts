@@ -9,6 +9,7 @@ import {
   type ErrorCode,
   type Generation,
   type Part,
+  type PredictResult,
 } from '../src/index'
 
 declare const tokenizer: Tokenizer
@@ -78,6 +79,21 @@ test('parts are told apart by their type', () => {
   const part = {} as Part
   if (part.type === 'text-delta') expectTypeOf(part.text).toEqualTypeOf<string>()
   else expectTypeOf(part.finishReason).toEqualTypeOf<'stop' | 'length' | 'tool-calls' | 'abort'>()
+})
+
+declare const sentiment: Engine<{ text: string }, number>
+
+test('predict has the types that the engine was loaded for', () => {
+  expectTypeOf(engine.predict(1)).resolves.toEqualTypeOf<unknown>()
+  const typed = Engine.load<{ text: string }, number>({ model: { class: 'app.py:Model', options: { k: 1 } } })
+  expectTypeOf(typed).resolves.toEqualTypeOf<Engine<{ text: string }, number>>()
+  expectTypeOf(sentiment.predict({ text: 'a' })).resolves.toEqualTypeOf<number>()
+  expectTypeOf(sentiment.predictBatch([])).resolves.toEqualTypeOf<PredictResult<number>[]>()
+  // @ts-expect-error another input
+  void sentiment.predict({ txt: 'a' })
+  const result = {} as PredictResult<number>
+  if (result.ok) expectTypeOf(result.value).toEqualTypeOf<number>()
+  else expectTypeOf(result.error).toEqualTypeOf<PillionError>()
 })
 
 test('isInstance narrows', () => {

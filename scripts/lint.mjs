@@ -13,7 +13,7 @@ await step('tsc', 'npx', ['tsc', '--noEmit'], check)
 await step('index.d.ts is fresh', 'npm', ['run', '--silent', 'check:dts'], check)
 // Paths in `pyproject.toml` are relative to its folder.
 const inPython = { ...check, cwd: path.join(root, 'python') }
-const sources = ['--config', 'pyproject.toml', '.', '../scripts', '../benchmark', '../__test__']
+const sources = ['--config', 'pyproject.toml', '.', '../scripts', '../benchmark', '../__test__', '../examples']
 await step('ruff', python, ['-m', 'ruff', 'check', ...sources], inPython)
 await step('ruff format', python, ['-m', 'ruff', 'format', '--check', ...sources], inPython)
 await step('mypy', python, ['-m', 'mypy'], inPython)

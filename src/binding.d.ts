@@ -31,6 +31,8 @@ export declare class NativeEngine {
   generate(run: number, requestId: string, prompt: string | Uint32Array, addSpecialTokens: boolean, sampling: string): void
   /** Begins a run that answers a chat: `messages` and `template` are JSON. */
   chat(run: number, requestId: string, messages: string, template: string, sampling: string): void
+  /** Begins to answer the inputs of one call: `items` and `names` are JSON. A failure of any kind is the run's output. */
+  predict(run: number, requestId: string, items: string, names: string, table: Uint32Array, data: Array<Uint8Array>, timeoutMs?: number | undefined | null): void
   /** Ends a run with the finish reason `abort`. */
   abort(run: number): void
   /** Drains for so many milliseconds, aborts the rest and unloads. `closed` follows. */

@@ -1,12 +1,11 @@
-import { randomUUID } from 'node:crypto'
-import { isMainThread } from 'node:worker_threads'
-import { callNative, runCall, tell, type Call } from './call'
+import { runCall, type Call } from './call'
 import { checkMessages, templateJson, templateShape, type ChatMessage, type Template } from './chat'
-import { PillionError, errorFromJson, invalidArgument, type ErrorCode } from './errors'
-import { GenerationRun, type Generation, type RunHost } from './generation'
-import { native, pythonFolder, type NativeEngine } from './native'
+import { Driver } from './driver'
+import { invalidArgument, type ErrorCode } from './errors'
+import type { Generation } from './generation'
+import { pythonFolder } from './native'
 import { callShape, checkArgument, checkOptions, kinds, oneOf, toJson } from './options'
-import { readEvents, type EngineEvent } from './stream'
+import { packInputs, type PredictResult } from './predict'
 import { Tokenizer, toIds } from './tokenizer'
 
 /**
@@ -21,12 +20,14 @@ export interface Limits {
   readonly maxContext?: number | undefined
   /** Tokens that one step may compute. Default: 2,048. */
   readonly maxBatchTokens?: number | undefined
-  /** Requests that run at once. Default: 32. */
+  /** Requests that run at once, and inputs that one `forward` of a class may get. Default: 32. */
   readonly maxRunning?: number | undefined
   /** Requests that may wait; one more is refused with `queue_full`. Default: 1,024. */
   readonly maxQueuedRequests?: number | undefined
   /** Prompt tokens that may wait, over all waiting requests. Default: 1,048,576. */
   readonly maxQueuedTokens?: number | undefined
+  /** Bytes of the inputs of `predict()` that wait or run. Default: 256 MiB. */
+  readonly maxQueuedBytes?: number | undefined
   /** Bytes of the KV cache. Default: a quarter of the memory that is free at load. */
   readonly kvCacheBytes?: number | undefined
 }
@@ -65,10 +66,19 @@ export interface LoadProgress {
 export interface EngineOptions extends Call {
   /**
    * A folder with `config.json` and safetensors weights, or an id such as `org/name` that is in the local Hugging Face cache already
-   * (nothing is downloaded). `{ echo: {} }` is a model that repeats the prompt, byte by byte, and needs no Python; `stepMs` is how
-   * long each of its steps takes (milliseconds, default 0).
+   * (nothing is downloaded).
+   *
+   * `{ class }` is a Python class with `load` and `forward`, for {@link Engine.predict}: `'path/to/file.py:Name'`, or
+   * `'package.module:Name'` of a module that is installed or in the working directory; `options`, anything that JSON carries, is what
+   * it finds as `context.options`.
+   *
+   * `{ echo: {} }` is a model that repeats the prompt, byte by byte, or the input, and needs no Python; `stepMs` is how long each of its
+   * steps takes (milliseconds, default 0).
    */
-  readonly model: string | { readonly echo: { readonly stepMs?: number | undefined } }
+  readonly model:
+    | string
+    | { readonly class: string; readonly options?: unknown }
+    | { readonly echo: { readonly stepMs?: number | undefined } }
   /**
    * The Python interpreter: a path, a virtual environment's folder or a command. Default: `PILLION_PYTHON`, else `VIRTUAL_ENV`, else
    * `CONDA_PREFIX`, else the nearest `.venv` upward from the working directory, else `python3`.
@@ -190,12 +200,12 @@ export interface Metrics {
 
 const defaultDrainMs = 5000
 
-/** Engines with something to do. Only these are held: one that is idle and forgotten is collected, and its model freed. */
-const busyEngines = new Set<Driver>()
-
-/** A loaded model that answers requests, many at a time. It holds a model's memory until `close()`, or until it is forgotten and idle. */
-export class Engine implements AsyncDisposable {
-  /** The model's tokenizer, if its folder has one. */
+/**
+ * A loaded model that answers requests, many at a time. It holds a model's memory until `close()`, or until it is forgotten and idle.
+ * `I` and `O` are what {@link Engine.predict} takes and gives.
+ */
+export class Engine<I = unknown, O = unknown> implements AsyncDisposable {
+  /** The model's tokenizer, if its folder has one; a Python class has none. */
   readonly tokenizer: Tokenizer | undefined
   readonly #driver: Driver
 
@@ -210,16 +220,16 @@ export class Engine implements AsyncDisposable {
    * @throws `model_not_found`, `model_load_failed`, `python_not_found` and its kin (whose `remedy` says what to run),
    * `bridge_unavailable`, `invalid_argument`, `deadline_exceeded`, the signal's reason
    */
-  static async load(options: EngineOptions): Promise<Engine> {
+  static async load<I = unknown, O = unknown>(options: EngineOptions): Promise<Engine<I, O>> {
     checkLoadOptions(options)
     options.signal?.throwIfAborted()
-    const driver = new Driver(options)
+    const driver = new Driver(loadJson(options), options)
     await runCall(
       options,
       () => driver.ready,
       () => void driver.close(0),
     )
-    return new Engine(driver)
+    return new Engine<I, O>(driver)
   }
 
   /**
@@ -253,6 +263,40 @@ export class Engine implements AsyncDisposable {
     return run
   }
 
+  /**
+   * Answers one input with a model that is a Python class. Inputs that wait when the model becomes free are given to it together, whoever
+   * sent them, up to `limits.maxRunning`.
+   *
+   * An input is what JSON carries. Typed arrays, as the input or in the fields of an object, become numpy arrays (a {@link Tensor} is one
+   * of more than one dimension) and cross as bytes; deeper in an input they are refused. Numpy arrays and torch tensors in a result come
+   * back in the same way. Copying the input, and parsing the result, is done on this thread.
+   * @throws `python_error` with what `forward` raised, `worker_lost` if the worker ended meanwhile (the input may have been worked on, so it
+   * is not tried again), `queue_full`, `deadline_exceeded`, `invalid_argument`, `closed`, `unsupported` by a model of text, the signal's reason
+   */
+  async predict(input: I, options?: Call): Promise<O> {
+    const [result] = await this.#predict('predict()', [input], options)
+    if (result === undefined) throw invalidArgument('input', 'one value', input)
+    if (!result.ok) throw result.error
+    return result.value
+  }
+
+  /**
+   * As `predict()` for many inputs in one call, each of which succeeds or fails by itself. The call as a whole rejects as `predict()` does
+   * if it is refused, aborted or too late.
+   */
+  async predictBatch(inputs: readonly I[], options?: Call): Promise<PredictResult<O>[]> {
+    return await this.#predict('predictBatch()', inputs, options)
+  }
+
+  async #predict(where: string, inputs: readonly I[], options: Call | undefined): Promise<PredictResult<O>[]> {
+    checkOptions(where, options, callShape)
+    checkArgument('inputs', inputs, kinds.array)
+    options?.signal?.throwIfAborted()
+    if (inputs.length === 0) return []
+    const packed = packInputs(inputs)
+    return (await this.#driver.predict(packed, options)) as PredictResult<O>[]
+  }
+
   /** The engine as it is now. Reads no Python. */
   status(): EngineStatus {
     const json = this.#driver.native.status()
@@ -283,143 +327,6 @@ export class Engine implements AsyncDisposable {
   }
 }
 
-/** The JS side of a native engine: the one wake-up, the runs, and what keeps Node alive. */
-class Driver implements RunHost {
-  readonly native: NativeEngine
-  readonly ready: Promise<void>
-  readonly #closed: Promise<void>
-  readonly #runs = new Map<number, GenerationRun>()
-  readonly #ids = new Map<GenerationRun, number>()
-  readonly #onProgress: EngineOptions['onProgress']
-  readonly #logger: EngineOptions['logger']
-  #nextRun = 0
-  #state: 'loading' | 'ready' | 'closing' | 'closed' = 'loading'
-  #referenced = false
-  #settleReady!: { resolve(): void; reject(reason: unknown): void }
-  #settleClosed!: () => void
-
-  constructor(options: EngineOptions) {
-    this.#onProgress = options.onProgress
-    this.#logger = options.logger
-    this.ready = new Promise((resolve, reject) => (this.#settleReady = { resolve, reject }))
-    this.ready.catch(() => undefined)
-    this.#closed = new Promise((resolve) => (this.#settleClosed = resolve))
-    const { NativeEngine } = native()
-    const wake = Driver.#waker(this)
-    guardExit()
-    this.native = callNative(() => new NativeEngine(loadJson(options), wake))
-    this.#hold()
-  }
-
-  /**
-   * What native code holds for as long as the engine lives, and must not keep the engine alive by. Made in a scope of its own: a
-   * function keeps what any function beside it needs, so that in the constructor it would keep `this`.
-   */
-  static #waker(driver: Driver): () => void {
-    const weak = new WeakRef(driver)
-    return () => {
-      const driver = weak.deref()
-      if (driver !== undefined) driver.#drain()
-    }
-  }
-
-  /** A new run, and its number in Rust; none if the run has failed already. */
-  begin(request: Call & { readonly requestId?: string | undefined }): [GenerationRun, number | undefined] {
-    const run = new GenerationRun(this, request.requestId ?? `run-${randomUUID()}`, request.signal)
-    if (request.signal?.aborted === true) {
-      run.fail(request.signal.reason)
-      return [run, undefined]
-    }
-    while (this.#runs.has(this.#nextRun)) this.#nextRun = (this.#nextRun + 1) >>> 0
-    const id = this.#nextRun
-    this.#nextRun = (id + 1) >>> 0
-    this.#runs.set(id, run)
-    this.#ids.set(run, id)
-    this.#hold()
-    return [run, id]
-  }
-
-  abort(run: GenerationRun): void {
-    const id = this.#ids.get(run)
-    if (id !== undefined) this.native.abort(id)
-  }
-
-  forget(run: GenerationRun): void {
-    const id = this.#ids.get(run)
-    if (id === undefined) return
-    this.#ids.delete(run)
-    this.#runs.delete(id)
-    this.#hold()
-  }
-
-  async close(drainMs: number): Promise<void> {
-    if (this.#state !== 'closed') {
-      this.#state = 'closing'
-      this.#hold()
-      this.native.close(drainMs)
-    }
-    await this.#closed
-  }
-
-  #drain(): void {
-    readEvents(this.native.drain(), (event) => this.#handle(event))
-  }
-
-  #handle(event: EngineEvent): void {
-    switch (event.kind) {
-      case 'run':
-        this.#runs.get(event.run)?.accept(event.output)
-        break
-      case 'progress':
-        tell(this.#onProgress, JSON.parse(event.json) as LoadProgress)
-        break
-      case 'log':
-        tell(this.#logger, JSON.parse(event.json) as LogRecord)
-        break
-      case 'ready':
-        if (this.#state === 'loading') this.#state = 'ready'
-        native().guardExit()
-        this.#settleReady.resolve()
-        break
-      case 'load-failed':
-        this.#settleReady.reject(errorFromJson(event.json))
-        this.#end()
-        break
-      case 'closed':
-        this.#end()
-        break
-    }
-    this.#hold()
-  }
-
-  #end(): void {
-    this.#state = 'closed'
-    const error = new PillionError({ code: 'closed', message: 'the engine was closed' })
-    this.#settleReady.reject(error)
-    for (const run of [...this.#runs.values()]) run.fail(error)
-    this.#settleClosed()
-  }
-
-  /** Node stays alive, and this engine with it, while it loads, runs or closes. */
-  #hold(): void {
-    const busy = this.#state === 'loading' || this.#state === 'closing' || this.#runs.size > 0
-    if (busy === this.#referenced) return
-    this.#referenced = busy
-    this.native.setReferenced(busy)
-    if (busy) busyEngines.add(this)
-    else busyEngines.delete(this)
-  }
-}
-
-let exitIsGuarded = false
-
-// Once more at the very end, to be the first of what runs then. A worker's end is not the process's.
-function guardExit(): void {
-  if (exitIsGuarded || !isMainThread) return
-  exitIsGuarded = true
-  process.once('exit', (code) => native().guardExit(code))
-}
-
 const bridges = ['embedded', 'shm', 'grpc'] as const
 
 const loadShape = {
@@ -442,6 +349,7 @@ const limitsShape = {
   maxRunning: kinds.count,
   maxQueuedRequests: kinds.count,
   maxQueuedTokens: kinds.count,
+  maxQueuedBytes: kinds.count,
   kvCacheBytes: kinds.count,
 }
 
@@ -475,10 +383,12 @@ function checkLoadOptions(options: EngineOptions): void {
   const { model } = options as { model: unknown }
   if (typeof model === 'string') return
   if (!kinds.object.test(model)) {
-    throw invalidArgument('model', "a model's folder or { echo: {} }", model)
+    throw invalidArgument('model', "a model's folder, { class: 'path/to/file.py:Name' } or { echo: {} }", model)
   }
   checkOptions('model', model, { echo: kinds.object, class: kinds.string, options: kinds.any })
-  const { echo } = model as { echo?: object }
+  const { echo, class: name, options: given } = model as { echo?: object; class?: string; options?: unknown }
+  if (echo !== undefined && name !== undefined) throw invalidArgument('model', 'one of class and echo', model)
+  if (given !== undefined) packInputs([given], 'model.options', false)
   checkOptions('model.echo', echo, { stepMs: kinds.milliseconds })
 }
 

@@ -77,7 +77,7 @@ export const retryableByCode: Readonly<Record<ErrorCode, boolean>> = {
 }
 
 /** What an error is built from; the same shape as the JSON that comes from Rust. */
-interface ErrorData {
+export interface ErrorData {
   code: ErrorCode
   message: string
   retryable?: boolean | undefined

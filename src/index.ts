@@ -15,6 +15,7 @@ export type {
 export { PillionError, PythonError, WorkerLostError } from './errors'
 export type { ErrorCode } from './errors'
 export type { Finish, FinishReason, Generation, Part, Result, TokenData, Usage } from './generation'
+export type { PredictResult, Tensor, TypedArray } from './predict'
 export { Tokenizer } from './tokenizer'
 export type {
   BatchProgress,

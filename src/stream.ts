@@ -1,6 +1,7 @@
 /**
  * Reads the packed record that crosses from Rust once per wake-up, whatever happened since the last one. The layout is that of
  * `crates/pillion-node/src/stream.rs`: per event ten little-endian u32, then the columns, then text and JSON as UTF-8, each padded to 4.
+ * A prediction has the bytes of its tensors in place of ids.
  */
 
 import type { TokenData } from './generation'
@@ -8,6 +9,7 @@ import type { TokenData } from './generation'
 /** What the engine's Rust side tells. */
 export type EngineEvent =
   | { readonly kind: 'run'; readonly run: number; readonly output: RunOutput }
+  | { readonly kind: 'prediction'; readonly run: number; readonly json: string; readonly data: Uint8Array }
   | { readonly kind: 'progress' | 'load-failed' | 'log'; readonly json: string }
   | { readonly kind: 'ready' | 'closed' }
 
@@ -24,7 +26,7 @@ export interface RunOutput {
 }
 
 const headerWords = 10
-const kindOf = { run: 1, progress: 2, ready: 3, loadFailed: 4, log: 5, closed: 6 } as const
+const kindOf = { run: 1, progress: 2, ready: 3, loadFailed: 4, log: 5, closed: 6, prediction: 7 } as const
 const flag = { finish: 1, error: 2, tokens: 4 } as const
 
 /** Calls `handle` with each event of a record, in order. */
@@ -49,6 +51,7 @@ function readEvent(record: Uint32Array, bytes: Buffer, start: number, handle: (e
     const from = 4 * words(Math.ceil(length / 4))
     return length === 0 ? '' : bytes.toString('utf8', from, from + length)
   }
+  const data = kind === kindOf.prediction ? bytes.subarray(4 * words(ids), 4 * at) : undefined
   const tokens = (flags & flag.tokens) === 0 ? undefined : readTokens(record, words, ids, logprobs, top)
   const body = text(textBytes)
   const json = text(jsonBytes)
@@ -66,7 +69,8 @@ function readEvent(record: Uint32Array, bytes: Buffer, start: number, handle: (e
         ...((flags & flag.error) === 0 ? {} : { error: json }),
       },
     })
-  } else if (kind === kindOf.progress) handle({ kind: 'progress', json })
+  } else if (data !== undefined) handle({ kind: 'prediction', run, json, data })
+  else if (kind === kindOf.progress) handle({ kind: 'progress', json })
   else if (kind === kindOf.loadFailed) handle({ kind: 'load-failed', json })
   else if (kind === kindOf.log) handle({ kind: 'log', json })
   else handle({ kind: kind === kindOf.ready ? 'ready' : 'closed' })

@@ -14,10 +14,13 @@ from pillion.errors import (
     StepRecordError,
     UnsupportedError,
 )
+from pillion.model import Context, Model
 
 __all__ = [
     "ERROR_CODES",
+    "Context",
     "InvalidArgumentError",
+    "Model",
     "ModelLoadError",
     "ModelNotFoundError",
     "PackageMissingError",

@@ -35,7 +35,7 @@ class PretrainedModel:
 
 @dataclass(frozen=True, slots=True)
 class ClassModel:
-    """A user's class, as `path/to/file.py:Name` or `module:Name`, and what its constructor is given."""
+    """A user's class, as `path/to/file.py:Name` or `module:Name`, and what it finds as `context.options`."""
 
     spec: str
     options: Any = None

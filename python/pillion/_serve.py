@@ -26,10 +26,11 @@ from types import FrameType
 from typing import Any, Final, Protocol
 
 import pillion
-from pillion import _life, _step
+from pillion import _forward, _life, _step
 from pillion._config import LoadConfig, Progress
 from pillion.errors import PillionError, StepRecordError, error_json
 from pillion.transports import Transport
+from pillion.transports._pool import PoolShape, TensorPool
 from pillion.transports._shm import RingShape, ShmTransport
 
 __all__ = ["Control", "StepHandler", "main", "serve"]
@@ -65,8 +66,10 @@ def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHan
             "pid": os.getpid(),
         }
     )
-    load, (*fds, life) = control.receive_load()
-    transport = ShmTransport(fds, RingShape.from_json(load["steps"]), RingShape.from_json(load["answers"]))
+    load, fds = control.receive_load()
+    (*rings, life), pools = fds[:5], fds[5:]
+    pool = TensorPool(pools, PoolShape.from_json(load["pool"])) if load.get("pool") else None
+    transport = ShmTransport(rings, RingShape.from_json(load["steps"]), RingShape.from_json(load["answers"]), pool)
     logging.getLogger().addHandler(_LogHandler(control))
     if logging.getLogger().level == logging.WARNING:
         # The level that nobody has set; the other side filters by itself.
@@ -82,6 +85,9 @@ def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHan
         _leave(1)
         return
     listener.on_abort = getattr(handler, "abort", None)
+    use_pool = getattr(handler, "use_pool", None)
+    if pool is not None and use_pool is not None:
+        use_pool(pool)
     # What has been loaded stays until the process ends; no collection in the middle of a step need look at it.
     gc.collect()
     gc.freeze()
@@ -269,8 +275,7 @@ def _load(
 
 
 def _failed(record: bytes, error: BaseException) -> bytes:
-    step_id = struct.unpack_from("<Q", record, 16)[0] if len(record) >= 24 else 0
-    return _step.encode_output(step_id, 0, error=error_json(error, "forward"))
+    return _forward.failed(record, error_json(error, "forward"))
 
 
 def _prepare_process() -> None:

@@ -11,17 +11,14 @@ import importlib.metadata
 import logging
 import os
 import platform
-import struct
 import sys
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import pillion
-from pillion import _step
-from pillion._config import ClassModel, LoadConfig, Progress
-from pillion.errors import PillionError, UnsupportedError, error_json
-
-if TYPE_CHECKING:
-    from pillion.runners.causal import CausalRunner
+from pillion import _forward, _step
+from pillion._config import ClassModel, LoadConfig, PretrainedModel, Progress, set_thread_counts
+from pillion.errors import PillionError, error_json
+from pillion.runners.callable import CallableRunner
 
 __all__ = ["Handler"]
 
@@ -31,26 +28,29 @@ log = logging.getLogger("pillion")
 _PACKAGES: Final = ("torch", "transformers", "safetensors", "tokenizers", "numpy")
 
 
+class Runner(Protocol):
+    """A loaded model of one kind."""
+
+    def info(self) -> dict[str, Any]:
+        """The fields of `pillion_core::ModelInfo`."""
+
+    def run(self, record: bytes | bytearray | memoryview) -> bytes:
+        """Answers a record of the kind that it takes; may raise."""
+
+    def close(self) -> None:
+        """Drops the model."""
+
+    def trim(self) -> None:
+        """Gives its memory back to the system, once nothing refers to it any more."""
+
+
 class Handler:
-    """A loaded model that runs step records."""
+    """A loaded model that runs step and forward records."""
 
     def __init__(self, config: LoadConfig, progress: Progress) -> None:
         """Loads the model; raises `PillionError` where the reason is known."""
-        if isinstance(config.model, ClassModel):
-            raise UnsupportedError(
-                f"this version runs model folders, not classes ({config.model.spec})",
-                remedy="pass the path of a model folder",
-                param="model",
-            )
-        # torch is imported only now, after the cheap refusals and with the thread counts set.
-        from pillion.runners._folder import ModelFolder
-        from pillion.runners._load import import_packages
-
-        folder = ModelFolder.open(config.model.path)
-        import_packages(config.num_threads, progress)
-        from pillion.runners.causal import CausalRunner
-
-        self._runner: CausalRunner | None = CausalRunner(config, config.model, folder, progress)
+        self._pool: _forward.Pool | None = None
+        self._runner: Runner | None = _open(config, progress)
 
     def info(self) -> dict[str, Any]:
         """The fields of `pillion_core::WorkerInfo`."""
@@ -67,14 +67,22 @@ class Handler:
         }
 
     def step(self, record: bytes | bytearray | memoryview) -> bytes:
-        """Runs one step record; gives its output record, with an error in it if anything raised."""
+        """Runs one step or forward; gives its output record, with an error in it if anything raised."""
         try:
-            return self._running().step(_step.decode_step(record))
+            return self._running().run(record)
         except BaseException as error:
             # Also SystemExit and KeyboardInterrupt: a model that raises them ends its rows, not the application.
             if not isinstance(error, PillionError):
                 log.debug("a step raised", exc_info=True)
-            return _step.encode_output(_step_id(record), 0, error=error_json(error, "forward"))
+            if self._pool is not None:
+                self._pool.take_back()
+            return _forward.failed(record, error_json(error, "forward"))
+
+    def use_pool(self, pool: _forward.Pool) -> None:
+        """Large tensors come and go through `pool` from now on, if the model has any."""
+        self._pool = pool
+        if isinstance(self._runner, CallableRunner):
+            self._runner.pool = pool
 
     def close(self) -> None:
         """Drops the model and gives its memory back. Closing twice is fine."""
@@ -86,10 +94,29 @@ class Handler:
         gc.collect()
         runner.trim()
 
-    def _running(self) -> CausalRunner:
+    def _running(self) -> Runner:
         if self._runner is None:
             raise PillionError("closed", "the model has been closed")
         return self._runner
+
+
+def _open(config: LoadConfig, progress: Progress) -> Runner:
+    if isinstance(config.model, ClassModel):
+        set_thread_counts(config.num_threads)
+        return CallableRunner(config, config.model, progress)
+    return _open_folder(config, config.model, progress)
+
+
+def _open_folder(config: LoadConfig, source: PretrainedModel, progress: Progress) -> Runner:
+    # torch is imported only now, after the cheap refusals and with the thread counts set.
+    from pillion.runners._folder import ModelFolder
+    from pillion.runners._load import import_packages
+
+    folder = ModelFolder.open(source.path)
+    import_packages(config.num_threads, progress)
+    from pillion.runners.causal import CausalRunner
+
+    return CausalRunner(config, source, folder, progress)
 
 
 def _package_versions() -> dict[str, str]:
@@ -100,11 +127,3 @@ def _package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def _step_id(record: bytes | bytearray | memoryview) -> int:
-    """The id of a record that may be damaged; 0 if it has none."""
-    try:
-        return int(struct.unpack_from("<Q", record, 16)[0])
-    except (struct.error, TypeError, BufferError):
-        return 0

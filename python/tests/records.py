@@ -1,12 +1,14 @@
-"""The Rust side of the step record, for tests: writes steps, reads outputs."""
+"""The Rust side of the records, for tests: writes steps and forwards, reads outputs."""
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from dataclasses import dataclass, field
 from typing import Any
 
+from pillion._forward import DTYPES, KIND_FORWARD, KIND_FORWARD_OUTPUT
 from pillion._step import HEADER, KIND_STEP, KIND_STEP_OUTPUT, MAGIC, NEW_SEQUENCE, NewSequence
 
 
@@ -102,3 +104,67 @@ def decode_output(data: bytes) -> Output:
     assert all(index < len(tokens) for index, _, _ in top)
     error = json.loads(parts[3]) if parts[3] else None
     return Output(step_id, forward_ns, tokens, logprobs, top, error)
+
+
+Tensor = tuple[str | None, str, tuple[int, ...], bytes]
+"""Name, dtype, shape, data."""
+
+
+def encode_forward(forward_id: int, items: list[tuple[Any, list[Tensor]]]) -> bytes:
+    """A forward record of JSON values, each with its tensors."""
+    codes = {name: code for code, (name, _) in DTYPES.items()}
+    text, data, table, shapes, spans = b"", b"", b"", b"", b""
+    for value, _ in items:
+        encoded = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        spans += words((len(text), len(encoded), 0))
+        text += encoded
+    for index, (_, tensors) in enumerate(items):
+        for name, dtype, shape, blob in tensors:
+            label = b"" if name is None else name.encode()
+            length = 0xFFFF_FFFF if name is None else len(label)
+            table += words((index, len(text), length, codes[dtype], len(shapes) // 4, len(shape), len(data), 0))
+            text += label
+            shapes += words(shape)
+            data += blob + bytes(-len(blob) % 16)
+    # The data begin at a multiple of 16.
+    start = HEADER.size + 8 * 5 + len(spans) + len(table) + len(shapes)
+    padded = text + bytes(-(start + len(text)) % 16)
+    sections = [(len(items), spans), (len(table) // 32, table), (len(shapes) // 4, shapes)]
+    return record(KIND_FORWARD, forward_id, 0, [*sections, (len(text), padded), (len(data), data)])
+
+
+@dataclass
+class ForwardOutput:
+    """A forward output as Rust would read it; a result is `(value, tensors)` or an error."""
+
+    forward_id: int
+    forward_ns: int
+    results: list[tuple[Any, list[Tensor]] | dict[str, Any]]
+    error: dict[str, Any] | None
+
+
+def decode_forward_output(data: bytes) -> ForwardOutput:
+    """Reads a forward output, checking what Rust checks."""
+    magic, version, kind, length, sections, forward_id, forward_ns = HEADER.unpack_from(data)
+    assert (magic, version, kind, length, sections) == (MAGIC, 1, KIND_FORWARD_OUTPUT, len(data), 6)
+    parts = []
+    for index, size in enumerate((12, 32, 4, 1, 1, 1)):
+        offset, count = struct.unpack_from("<II", data, HEADER.size + 8 * index)
+        assert HEADER.size + 48 <= offset and offset + count * size <= len(data)
+        assert offset % (16 if index == 4 else 4) == 0
+        parts.append(data[offset : offset + count * size])
+    items, table, shapes, text, blobs, error = parts
+    results: list[Any] = []
+    for at, size, flags in struct.iter_unpack("<III", items):
+        assert at + size <= len(text) and flags in (0, 1)
+        value = json.loads(text[at : at + size])
+        results.append(value if flags else (value, []))
+    for item, name_at, name_len, code, shape_at, dimensions, at, place in struct.iter_unpack("<8I", table):
+        dtype, width = DTYPES[code]
+        shape = struct.unpack_from(f"<{dimensions}I", shapes, 4 * shape_at)
+        end = at + width * math.prod(shape)
+        assert place == 0 and at % 16 == 0 and end <= len(blobs)
+        name = None if name_len == 0xFFFF_FFFF else text[name_at : name_at + name_len].decode()
+        results[item][1].append((name, dtype, shape, blobs[at:end]))
+    assert not (error and results)
+    return ForwardOutput(forward_id, forward_ns, results, json.loads(error) if error else None)

@@ -45,7 +45,7 @@ def plain(path: Path) -> Generate:
 
 
 def model_of(handler: Handler) -> Any:
-    runner = handler._runner
+    runner: Any = handler._runner
     assert runner is not None and runner._loaded is not None
     return runner._loaded.model
 

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from pillion._step import KIND_STEP, NO_TOKEN, ROW_SAMPLE, decode_step, encode_output
+from pillion._step import HEADER, KIND_STEP, NO_TOKEN, ROW_SAMPLE, decode_step, encode_output
 from pillion.errors import StepRecordError
 from records import Output, StepRecord, decode_output, record, sequence, words
 
@@ -92,9 +92,14 @@ def test_damage_is_an_error_or_another_record(seed: int) -> None:
         decode_step(data[: rng.randrange(len(data))])
     for _ in range(40):
         damaged = bytearray(data)
-        damaged[rng.randrange(min(len(data), 120))] ^= rng.randrange(1, 256)
+        if rng.random() < 0.5:
+            damaged[rng.randrange(min(len(data), 120))] ^= rng.randrange(1, 256)
+        else:
+            at = 12 + 4 * rng.randrange((HEADER.size - 12) // 4 + 12)
+            damaged[at : at + 4] = words([rng.choice([rng.getrandbits(32), rng.randrange(200), 0xFFFF_FFFC])])
         try:
-            decode_step(damaged)
+            step = decode_step(damaged)
+            assert max(map(len, (step.freed, step.prompts, step.copies, step.bitmask, step.rows))) * 4 <= len(damaged)
         except StepRecordError as error:
             assert error.code in ("internal", "version_mismatch")
     with pytest.raises(StepRecordError):

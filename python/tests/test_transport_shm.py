@@ -7,12 +7,17 @@ import os
 import struct
 import sys
 from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from pillion._step import decode_step
 from pillion.errors import PillionError, StepRecordError
 from pillion.transports import Transport
 from pillion.transports._shm import RingShape, ShmTransport
+from records import StepRecord, sequence
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory files and eventfds are Linux's")
 
@@ -72,6 +77,26 @@ def transport(peer: Peer) -> Iterator[ShmTransport]:
     transport = ShmTransport(peer.fds, SHAPE, SHAPE)
     yield transport
     transport.close()
+
+
+@pytest.mark.filterwarnings("ignore:The given:UserWarning")
+def test_what_is_kept_of_a_step_never_changes(peer: Peer, transport: ShmTransport) -> None:
+    """Rows and prompts are views of the record, which the ring's next records must not reach."""
+    kept: list[tuple[list[int], memoryview, Any, Any]] = []
+    for number in range(1000):
+        prompt = list(range(number, number + 40))
+        new = sequence(0, 0, len(prompt))
+        peer.push(StepRecord(step_id=number, freed=[0], new=[new], prompts=prompt).encode())
+        record = transport.receive()
+        assert record is not None
+        ids = decode_step(record).prompts
+        array = np.frombuffer(ids, dtype=np.uint32)
+        kept.append((prompt[2:], ids[2:], array[2:], torch.frombuffer(ids, dtype=torch.int32)[2:]))
+        transport.send(b"done")
+        assert peer.pop() == b"done"
+    transport.close()
+    for prompt, ids, array, tensor in kept:
+        assert ids.tolist() == array.tolist() == tensor.tolist() == prompt
 
 
 def test_records_pass_both_ways_two_at_a_time(peer: Peer, transport: ShmTransport) -> None:

@@ -1,7 +1,7 @@
 //! The echo model: a backend whose answer is its prompt, followed by the end of the text.
 //!
 //! It keeps the same slots as a Python worker and takes the same steps, so everything around a model can be tried and tested without
-//! one. It knows nothing of text: with the byte tokenizer its ids are bytes.
+//! one. It knows nothing of text: with the byte tokenizer its ids are bytes. Asked to predict, it answers each input with itself.
 
 mod model;
 
@@ -14,6 +14,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, Error, ErrorCode, GenerationDefaults, ModelInfo, Result, WorkerInfo,
     WorkerStatus,
+    forward::{ForwardBatch, ForwardOutput},
     step::{self, Step, StepOutput},
 };
 
@@ -48,14 +49,28 @@ pub struct EchoBackend {
 #[derive(Debug)]
 enum State {
     New,
-    Running { jobs: Sender<Step>, thread: JoinHandle<()>, events: BackendEvents },
+    Running { jobs: Sender<Job>, thread: JoinHandle<()>, events: BackendEvents },
     Closed,
+}
+
+/// What the thread is asked to do.
+#[derive(Debug)]
+enum Job {
+    Step(Step),
+    Forward(ForwardBatch),
 }
 
 impl EchoBackend {
     /// Nothing runs before [`Backend::start`].
     pub fn new(options: EchoOptions) -> Self {
         Self { options, state: State::New }
+    }
+
+    fn send(&self, job: Job) -> Result<()> {
+        let State::Running { jobs, .. } = &self.state else {
+            return Err(Error::new(ErrorCode::Closed, "the echo backend is closed"));
+        };
+        jobs.try_send(job).map_err(|_| Error::internal(format!("more than {MAX_IN_FLIGHT} steps were in flight")))
     }
 
     fn info(&self) -> WorkerInfo {
@@ -66,7 +81,7 @@ impl EchoBackend {
             python: None,
             model: ModelInfo {
                 name: "echo".to_owned(),
-                tasks: vec!["generate".to_owned()],
+                tasks: vec!["generate".to_owned(), "predict".to_owned()],
                 tier: None,
                 tier_reason: None,
                 dtype: None,
@@ -100,11 +115,11 @@ impl Backend for EchoBackend {
     }
 
     fn submit(&mut self, step: &Step) -> Result<()> {
-        let State::Running { jobs, .. } = &self.state else {
-            return Err(Error::new(ErrorCode::Closed, "the echo backend is closed"));
-        };
-        jobs.try_send(step.clone())
-            .map_err(|_| Error::internal(format!("more than {MAX_IN_FLIGHT} steps were in flight")))
+        self.send(Job::Step(step.clone()))
+    }
+
+    fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
+        self.send(Job::Forward(batch.clone()))
     }
 
     fn max_in_flight(&self) -> usize {
@@ -132,13 +147,21 @@ impl Backend for EchoBackend {
     }
 }
 
-fn run(options: &EchoOptions, queue: &Receiver<Step>, events: &BackendEvents) {
+fn run(options: &EchoOptions, queue: &Receiver<Job>, events: &BackendEvents) {
     let mut model = EchoModel::new(options.num_slots);
-    while let Ok(step) = queue.recv() {
+    while let Ok(job) = queue.recv() {
         if !options.step_time.is_zero() {
             thread::sleep(options.step_time);
         }
-        let output = model.step(&step).unwrap_or_else(|error| StepOutput::failed(step.step_id, error));
-        events.send(BackendEvent::StepDone(output));
+        events.send(match job {
+            Job::Step(step) => {
+                let output = model.step(&step).unwrap_or_else(|error| StepOutput::failed(step.step_id, error));
+                BackendEvent::StepDone(output)
+            }
+            Job::Forward(ForwardBatch { forward_id, items }) => {
+                let results = items.into_iter().map(Ok).collect();
+                BackendEvent::ForwardDone(ForwardOutput { forward_id, results, ..ForwardOutput::default() })
+            }
+        });
     }
 }

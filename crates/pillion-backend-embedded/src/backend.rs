@@ -3,7 +3,11 @@
 use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
 use crossbeam_channel::{Sender, bounded};
-use pillion_core::{Backend, BackendEvents, Error, LoadConfig, Result, WorkerStatus, step::Step};
+use pillion_core::{
+    Backend, BackendEvents, Error, LoadConfig, Result, WorkerStatus,
+    forward::ForwardBatch,
+    step::{RecordKind, Step},
+};
 
 use crate::{
     client::{Client, MAX_IN_FLIGHT, closed, rss_bytes},
@@ -49,6 +53,21 @@ impl EmbeddedBackend {
     pub fn new(options: EmbeddedOptions) -> Self {
         Self { stage: BackendStage::New(Box::new(options)) }
     }
+
+    fn send(&self, kind: RecordKind, id: u64, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+        let BackendStage::Started { client, jobs } = &self.stage else { return Err(closed()) };
+        let mut record = client.begin_step()?;
+        if let Err(error) = encode(&mut record) {
+            client.cancel_step(record);
+            return Err(error);
+        }
+        jobs.try_send(Job::Run { client: Arc::clone(client), kind, id, record }).map_err(|refused| {
+            if let Job::Run { record, .. } = refused.into_inner() {
+                client.cancel_step(record);
+            }
+            no_room()
+        })
+    }
 }
 
 impl Backend for EmbeddedBackend {
@@ -65,16 +84,14 @@ impl Backend for EmbeddedBackend {
     }
 
     fn submit(&mut self, step: &Step) -> Result<()> {
-        let BackendStage::Started { client, jobs } = &self.stage else { return Err(closed()) };
-        let mut record = client.begin_step()?;
-        step.encode_into(&mut record);
-        let job = Job::Step { client: Arc::clone(client), step_id: step.step_id, record };
-        jobs.try_send(job).map_err(|refused| {
-            if let Job::Step { record, .. } = refused.into_inner() {
-                client.cancel_step(record);
-            }
-            no_room()
+        self.send(RecordKind::Step, step.step_id, |record| {
+            step.encode_into(record);
+            Ok(())
         })
+    }
+
+    fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
+        self.send(RecordKind::Forward, batch.forward_id, |record| batch.encode_into(record))
     }
 
     fn max_in_flight(&self) -> usize {

@@ -10,13 +10,16 @@ use std::{
 
 use pillion_core::{
     BackendEvent, BackendEvents, Error, ErrorCode, LogLevel, LogRecord, LogSource, Progress, Result, WorkerInfo,
-    WorkerStatus, step::StepOutput,
+    WorkerStatus,
 };
 
 use crate::EmbeddedOptions;
 
 /// Steps that may be submitted and unanswered: one runs, one waits behind it.
 pub(crate) const MAX_IN_FLIGHT: usize = 2;
+
+/// Larger buffers are not kept.
+pub(crate) const KEEP: usize = 4 << 20;
 
 /// How far a backend has come. Only forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
@@ -76,14 +79,17 @@ impl Client {
     }
 
     /// Gives the place and the buffer back, then answers.
-    pub(crate) fn end_step(&self, output: StepOutput, buffer: Vec<u8>) {
+    pub(crate) fn end_step(&self, answer: BackendEvent, buffer: Vec<u8>) {
         self.cancel_step(buffer);
-        self.send(BackendEvent::StepDone(output));
+        self.send(answer);
     }
 
     /// Gives the place and the buffer back without an answer.
     pub(crate) fn cancel_step(&self, buffer: Vec<u8>) {
-        lock(&self.spare).push(buffer);
+        // A buffer that a large tensor has grown is not kept for ever.
+        if buffer.capacity() <= KEEP {
+            lock(&self.spare).push(buffer);
+        }
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 

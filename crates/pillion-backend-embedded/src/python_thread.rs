@@ -16,12 +16,13 @@ use std::{
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use pillion_core::{
-    Error, ErrorCode, LogLevel, LogSource, Result, Stage, VERSION, WorkerInfo,
-    step::{self, StepOutput},
+    BackendEvent, Error, ErrorCode, LogLevel, LogSource, Result, Stage, VERSION, WorkerInfo,
+    forward::ForwardOutput,
+    step::{self, RecordKind, StepOutput},
 };
 
 use crate::{
-    client::{Client, MAX_IN_FLIGHT, closed},
+    client::{Client, KEEP, MAX_IN_FLIGHT, closed},
     interpreter::Interpreter,
     loader,
 };
@@ -39,8 +40,8 @@ const MAX_LOG: usize = 64 << 10;
 pub(crate) enum Job {
     /// Start the interpreter if none runs, and load the client's model.
     Open(Arc<Client>),
-    /// Run a step record.
-    Step { client: Arc<Client>, step_id: u64, record: Vec<u8> },
+    /// Run the record of a step or a forward.
+    Run { client: Arc<Client>, kind: RecordKind, id: u64, record: Vec<u8> },
     /// Unload the client's model. `done` is dropped when that is done.
     Close { client: Arc<Client>, done: Sender<()> },
     /// Run what Python runs at the end of a process, unless `cancelled` by then.
@@ -142,11 +143,14 @@ impl Worker {
                 let result = guarded(|| self.open(&client)).map_err(|e| e.with_stage(Stage::Load));
                 client.loaded(result.map(Box::new));
             }
-            Job::Step { client, step_id, record } => {
+            Job::Run { client, kind, id, record } => {
                 serve(&client);
-                let output = guarded(|| self.step(&client, step_id, &record));
-                let failed = |e: Error| StepOutput::failed(step_id, e.with_stage(Stage::Forward));
-                client.end_step(output.unwrap_or_else(failed), record);
+                let answer = guarded(|| {
+                    self.answer(&client, &record)?;
+                    read_answer(kind, id, &self.output)
+                });
+                client.end_step(answer.unwrap_or_else(|e| failed(kind, id, e.with_stage(Stage::Forward))), record);
+                self.output.shrink_to(KEEP);
             }
             Job::Close { client, done } => {
                 serve(&client);
@@ -185,19 +189,15 @@ impl Worker {
         check_info(&info)
     }
 
-    fn step(&mut self, client: &Client, step_id: u64, record: &[u8]) -> Result<StepOutput> {
+    /// Leaves the answer's bytes in `output`.
+    fn answer(&mut self, client: &Client, record: &[u8]) -> Result<()> {
         if client.is_closing() {
             return Err(closed());
         }
         let (Some(bridge), Some(handle)) = (self.interpreter.bridge(), self.handles.get(&client.id)) else {
             return Err(Error::internal("a step came to a model that is not loaded"));
         };
-        bridge.step(*handle, record, &mut self.output)?;
-        let output = StepOutput::decode(&self.output)?;
-        if output.step_id != step_id {
-            return Err(Error::internal(format!("step {step_id} was answered as step {}", output.step_id)));
-        }
-        Ok(output)
+        bridge.step(*handle, record, &mut self.output)
     }
 
     fn close(&mut self, client: &Client) -> Result<()> {
@@ -207,6 +207,30 @@ impl Worker {
         let result = bridge.close_model(handle);
         loader::release_free_memory();
         result
+    }
+}
+
+fn read_answer(kind: RecordKind, id: u64, bytes: &[u8]) -> Result<BackendEvent> {
+    let (event, answered) = if kind == RecordKind::Forward {
+        let output = ForwardOutput::decode(bytes)?;
+        let id = output.forward_id;
+        (BackendEvent::ForwardDone(output), id)
+    } else {
+        let output = StepOutput::decode(bytes)?;
+        let id = output.step_id;
+        (BackendEvent::StepDone(output), id)
+    };
+    if answered != id {
+        return Err(Error::internal(format!("step {id} was answered as step {answered}")));
+    }
+    Ok(event)
+}
+
+fn failed(kind: RecordKind, id: u64, error: Error) -> BackendEvent {
+    if kind == RecordKind::Forward {
+        BackendEvent::ForwardDone(ForwardOutput::failed(id, error))
+    } else {
+        BackendEvent::StepDone(StepOutput::failed(id, error))
     }
 }
 

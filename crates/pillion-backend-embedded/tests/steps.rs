@@ -6,9 +6,13 @@ mod support;
 use std::{fs, path::Path, time::Duration};
 
 use pillion_backend_embedded::{EmbeddedBackend, shutdown, test_panic};
-use pillion_core::{Backend, BackendEvent, BackendEvents, ErrorCode, Stage, VERSION};
+use pillion_core::{
+    Backend, BackendEvent, BackendEvents, ErrorCode, Stage, VERSION,
+    forward::{ForwardBatch, ForwardItem},
+    step::Step,
+};
 use serde_json::json;
-use support::{Running, child, fake_package, fifo, in_own_process, plain, step};
+use support::{Running, child, fake_package, fifo, in_own_process, plain, real_class, step};
 
 #[test]
 fn what_a_step_raises_ends_that_step_alone() {
@@ -33,6 +37,58 @@ fn what_a_step_raises_ends_that_step_alone() {
         failed(6, ErrorCode::Internal, "got str");
         failed(7, ErrorCode::Internal, "5 bytes");
         failed(8, ErrorCode::Internal, "step 8 was answered as step 9");
+    });
+}
+
+#[test]
+fn what_a_model_keeps_of_a_step_never_changes() {
+    in_own_process("what_a_model_keeps_of_a_step_never_changes", || {
+        let mut running = Running::start(json!({"keep": true}));
+        running.ready();
+        for id in 0..1000 {
+            let prompts = (0..50).map(|i| i + id as u32).collect();
+            running.backend.submit(&Step { prompts, ..step(id) }).unwrap();
+            assert_eq!(running.step_done().error, None);
+        }
+    });
+}
+
+#[test]
+fn a_class_of_the_users_is_asked_between_its_own_errors() {
+    in_own_process("a_class_of_the_users_is_asked_between_its_own_errors", || {
+        let mut running = Running::start_with(plain(), |options| real_class(options, "Echo"));
+        assert_eq!(running.ready().model.tasks, ["predict"]);
+        let item = |json: &str| ForwardItem { json: json.to_owned(), tensors: Vec::new() };
+        let batch =
+            |forward_id, items: &[&str]| ForwardBatch { forward_id, items: items.iter().map(|j| item(j)).collect() };
+        running.backend.submit_forward(&batch(1, &["1", r#""raise""#])).unwrap();
+        running.backend.submit_forward(&batch(2, &[r#"{"ü":[null]}"#, r#""error""#])).unwrap();
+        let output = running.forward_done();
+        let error = output.error.expect("it raised");
+        assert_eq!((output.forward_id, error.code(), error.stage()), (1, ErrorCode::PythonError, Some(Stage::Forward)));
+        assert!(error.python().unwrap().traceback.contains("in forward"), "{error:?}");
+        let output = running.forward_done();
+        assert_eq!((output.forward_id, &output.results[0]), (2, &Ok(item(r#"{"ü":[null]}"#))));
+        assert_eq!(output.results[1].as_ref().unwrap_err().python().unwrap().python_type, "KeyError");
+        running.backend.submit(&step(4)).unwrap();
+        assert!(running.step_done().error.is_some_and(|e| e.message().contains("kind 1 where 2")));
+        let long = format!("\"{}\"", "x".repeat(8 << 20));
+        running.backend.submit_forward(&batch(5, &[&long])).unwrap();
+        assert_eq!(running.forward_done().results, [Ok(item(&long))]);
+        running.close();
+        let error = running.backend.submit_forward(&batch(6, &["1"])).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::Closed);
+    });
+}
+
+#[test]
+fn a_class_that_cannot_be_loaded_says_why() {
+    in_own_process("a_class_that_cannot_be_loaded_says_why", || {
+        let error = Running::start_with(plain(), |options| real_class(options, "Missing")).load_failed();
+        assert_eq!((error.code(), error.param()), (ErrorCode::ModelNotFound, Some("model.class")));
+        let error = Running::start_with(plain(), |options| real_class(options, "Broken")).load_failed();
+        assert_eq!((error.code(), error.stage()), (ErrorCode::PythonError, Some(Stage::Load)));
+        assert!(error.python().unwrap().traceback.contains("in load"), "{error:?}");
     });
 }
 

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use pillion_core::{Backend, BackendEvents, Error, ErrorCode, Result, WorkerStatus, step::Step};
+use pillion_core::{Backend, BackendEvents, Error, ErrorCode, Result, WorkerStatus, forward::ForwardBatch, step::Step};
 
 use crate::{
     flight::{Flight, MAX_IN_FLIGHT},
@@ -79,6 +79,13 @@ impl Backend for WorkerBackend {
     fn submit(&mut self, step: &Step) -> Result<()> {
         match &mut *lock(&self.shared.link) {
             Some(link) => link.submit(step),
+            None => Err(Error::new(ErrorCode::WorkerLost, "there is no worker at this moment")),
+        }
+    }
+
+    fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
+        match &mut *lock(&self.shared.link) {
+            Some(link) => link.submit_forward(batch),
             None => Err(Error::new(ErrorCode::WorkerLost, "there is no worker at this moment")),
         }
     }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use pillion_core::{Backend, BackendEvent, BackendEvents, Error, ErrorCode, Result, WorkerStatus, step::Step};
+use pillion_core::{
+    Backend, BackendEvent, BackendEvents, Error, ErrorCode, Result, WorkerStatus, forward::ForwardBatch, step::Step,
+};
 
 use crate::options::WorkerOptions;
 
@@ -27,6 +29,10 @@ impl Backend for WorkerBackend {
     }
 
     fn submit(&mut self, _: &Step) -> Result<()> {
+        Err(Error::new(ErrorCode::BridgeUnavailable, "the shm bridge runs on Linux only"))
+    }
+
+    fn submit_forward(&mut self, _: &ForwardBatch) -> Result<()> {
         Err(Error::new(ErrorCode::BridgeUnavailable, "the shm bridge runs on Linux only"))
     }
 

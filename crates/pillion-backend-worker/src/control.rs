@@ -17,21 +17,21 @@ use pillion_core::{Error, LoadConfig, LogLevel, Progress, Result, WorkerInfo};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::{Deserialize, Serialize};
 
-use crate::shm::RingShape;
+use crate::shm::{PoolShape, RingShape};
 
 /// The version of the control messages and of the rings.
 pub(crate) const TRANSPORT_VERSION: u32 = 1;
 /// Longer frames are refused unread.
 const MAX_FRAME: usize = 4 << 20;
 /// Descriptors that one message may carry.
-const MAX_FDS: usize = 5;
+const MAX_FDS: usize = 7;
 
 /// What Rust says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(crate) enum ToWorker {
-    /// Map the rings and load. Carries five descriptors: ring of steps, ring of answers, doorbell of steps, doorbell of answers, page of
-    /// life.
+    /// Map the rings and load. Carries the descriptors: ring of steps, ring of answers, doorbell of steps, doorbell of answers, page of
+    /// life; with a pool, those of inputs and of results.
     Load {
         /// What to load.
         config: Box<LoadConfig>,
@@ -41,6 +41,9 @@ pub(crate) enum ToWorker {
         steps: RingShape,
         /// The ring that the worker writes.
         answers: RingShape,
+        /// For large tensors; the same both ways.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pool: Option<PoolShape>,
     },
     /// Cut the running step short where that is possible.
     Abort,

@@ -1,11 +1,11 @@
-//! The steps that are under way, and how long each may take. Pure: the time is an argument.
+//! The steps and forwards that are under way, and how long each may take. Pure: the time is an argument.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use pillion_core::{Error, Result};
+use pillion_core::{Error, Result, step::RecordKind};
 
 use crate::options::SuperviseOptions;
 
@@ -25,18 +25,19 @@ pub(crate) struct Flight {
 
 #[derive(Debug)]
 struct InFlight {
+    kind: RecordKind,
     step_id: u64,
-    /// Positions that it computes.
+    /// Positions that it computes; items of a forward.
     positions: u64,
 }
 
 impl Flight {
     /// Before the step is handed over, so that its answer cannot come first.
-    pub(crate) fn submitted(&mut self, step_id: u64, positions: u64, now: Instant) -> Result<()> {
+    pub(crate) fn submitted(&mut self, kind: RecordKind, step_id: u64, positions: u64, now: Instant) -> Result<()> {
         if self.steps.len() >= MAX_IN_FLIGHT {
             return Err(Error::internal(format!("step {step_id} was submitted while {MAX_IN_FLIGHT} were in flight")));
         }
-        self.steps.push_back(InFlight { step_id, positions });
+        self.steps.push_back(InFlight { kind, step_id, positions });
         self.head_since.get_or_insert(now);
         Ok(())
     }
@@ -47,6 +48,11 @@ impl Flight {
         if self.steps.is_empty() {
             self.head_since = None;
         }
+    }
+
+    /// What the next answer must be an answer to.
+    pub(crate) fn expected(&self) -> Option<RecordKind> {
+        self.steps.front().map(|head| head.kind)
     }
 
     /// The worker gave an answer; it must be that to the oldest step.
@@ -124,9 +130,9 @@ mod tests {
         let now = Instant::now();
         let mut f = Flight::default();
         assert!(f.answered(1, now).unwrap_err().message().contains("nobody asked"));
-        f.submitted(1, 1, now).unwrap();
-        f.submitted(2, 1, now).unwrap();
-        assert!(f.submitted(3, 1, now).unwrap_err().message().contains("2 were in flight"));
+        f.submitted(RecordKind::Step, 1, 1, now).unwrap();
+        f.submitted(RecordKind::Step, 2, 1, now).unwrap();
+        assert!(f.submitted(RecordKind::Step, 3, 1, now).unwrap_err().message().contains("2 were in flight"));
         assert!(f.answered(2, now).unwrap_err().message().contains("step 2 in place of step 1"));
         f.answered(1, now).unwrap();
         f.answered(2, now).unwrap();
@@ -138,21 +144,21 @@ mod tests {
     fn the_first_step_may_take_the_longest_and_later_ones_what_they_should() {
         let start = Instant::now();
         let mut f = Flight::default();
-        f.submitted(1, 32, start).unwrap();
+        f.submitted(RecordKind::Step, 1, 32, start).unwrap();
         assert_eq!(f.deadline(&options()).unwrap().2, 10_000 * MS);
         f.answered(1, start + 32 * MS).unwrap();
         // A millisecond a position.
         for (positions, limit) in [(32, 320), (1, 320), (64, 640), (1_000_000, 10_000)] {
-            f.submitted(2, positions, start).unwrap();
+            f.submitted(RecordKind::Step, 2, positions, start).unwrap();
             let (_, id, got) = f.deadline(&options()).unwrap();
             assert_eq!((id, got.as_millis()), (2, limit), "{positions}");
             f.withdraw();
         }
         for id in 3..100 {
-            f.submitted(id, 1, start).unwrap();
+            f.submitted(RecordKind::Step, id, 1, start).unwrap();
             f.answered(id, start).unwrap();
         }
-        f.submitted(200, 1, start).unwrap();
+        f.submitted(RecordKind::Step, 200, 1, start).unwrap();
         assert_eq!(f.deadline(&options()).unwrap().2, 50 * MS);
     }
 
@@ -160,8 +166,8 @@ mod tests {
     fn the_second_steps_time_runs_from_the_firsts_answer() {
         let start = Instant::now();
         let mut f = Flight::default();
-        f.submitted(1, 1, start).unwrap();
-        f.submitted(2, 1, start).unwrap();
+        f.submitted(RecordKind::Step, 1, 1, start).unwrap();
+        f.submitted(RecordKind::Step, 2, 1, start).unwrap();
         f.answered(1, start + 10 * MS).unwrap();
         let (at, id, limit) = f.deadline(&options()).unwrap();
         assert_eq!((id, at), (2, start + 10 * MS + limit));

@@ -11,13 +11,14 @@ use std::{
 
 use pillion_core::{
     BackendEvent, BackendEvents, Error, ErrorCode, Result,
-    step::{Step, StepOutput},
+    forward::{ForwardBatch, ForwardOutput},
+    step::{RecordKind, Step, StepOutput},
 };
 
 use crate::{
     flight::{Flight, MAX_IN_FLIGHT},
     mailbox::Mailbox,
-    shm::{self, Doorbell, Life, RingReader, RingShape, RingWriter, Watch},
+    shm::{self, Borrower, Doorbell, Lender, Life, PoolShape, RingReader, RingShape, RingWriter, Watch},
 };
 
 /// Hands steps over. It lives as long as one process.
@@ -27,6 +28,7 @@ pub(crate) struct Link {
     bell: Doorbell,
     flight: Arc<Mutex<Flight>>,
     record: Vec<u8>,
+    inputs: Option<Lender>,
 }
 
 /// The rings and doorbells of one worker process, not yet in use.
@@ -38,6 +40,15 @@ pub(crate) struct Channel {
     pub(crate) step_bell: Doorbell,
     pub(crate) answer_bell: Doorbell,
     pub(crate) life: Life,
+    pub(crate) pools: Option<Pools>,
+}
+
+/// Where large tensors lie.
+#[derive(Debug)]
+pub(crate) struct Pools {
+    pub(crate) shape: PoolShape,
+    pub(crate) inputs: Lender,
+    pub(crate) results: Borrower,
 }
 
 /// Takes answers as they come, and notices the process's end. It lives as long as one process.
@@ -50,7 +61,7 @@ pub(crate) struct Answers {
 }
 
 impl Channel {
-    pub(crate) fn new(max_record_bytes: usize) -> Result<Self> {
+    pub(crate) fn new(max_record_bytes: usize, max_pool_bytes: usize) -> Result<Self> {
         let shape = RingShape::new(MAX_IN_FLIGHT, max_record_bytes);
         Ok(Self {
             shape,
@@ -59,6 +70,7 @@ impl Channel {
             step_bell: Doorbell::new()?,
             answer_bell: Doorbell::new()?,
             life: Life::new()?,
+            pools: if max_pool_bytes > 0 { Some(Pools::new(max_pool_bytes)?) } else { None },
         })
     }
 
@@ -70,6 +82,7 @@ impl Channel {
         events: &BackendEvents,
     ) -> Result<(Link, Answers)> {
         let bell = self.answer_bell.try_clone()?;
+        let (inputs, results) = self.pools.map(|pools| (pools.inputs, pools.results)).unzip();
         let stop = Arc::new(AtomicBool::new(false));
         let mut reader = Reader {
             ring: self.answers,
@@ -78,6 +91,7 @@ impl Channel {
             events: events.clone(),
             stop: Arc::clone(&stop),
             record: Vec::new(),
+            results,
         };
         let to_mailbox = Arc::clone(mailbox);
         let watch = self.life.watch(move || to_mailbox.ending())?;
@@ -92,8 +106,16 @@ impl Channel {
             .map_err(|e| {
                 Error::new(ErrorCode::OutOfMemory, "the answers' thread could not be started").with_cause(e)
             })?;
-        let link = Link { steps: self.steps, bell: self.step_bell, flight: Arc::clone(flight), record: Vec::new() };
+        let link =
+            Link { steps: self.steps, bell: self.step_bell, flight: Arc::clone(flight), record: Vec::new(), inputs };
         Ok((link, Answers { bell, stop, thread, watch }))
+    }
+}
+
+impl Pools {
+    fn new(bytes: usize) -> Result<Self> {
+        let shape = PoolShape::new(bytes);
+        Ok(Self { shape, inputs: Lender::new(shape)?, results: Borrower::new(shape)? })
     }
 }
 
@@ -101,8 +123,29 @@ impl Link {
     /// Copies the step into the ring and wakes the worker.
     pub(crate) fn submit(&mut self, step: &Step) -> Result<()> {
         step.encode_into(&mut self.record);
-        let positions = step.rows.iter().map(|r| u64::from(r.count)).sum();
-        lock(&self.flight).submitted(step.step_id, positions, Instant::now())?;
+        self.send(RecordKind::Step, step.step_id, step.rows.iter().map(|r| u64::from(r.count)).sum())
+    }
+
+    /// As [`Self::submit`], for a forward. Large tensors are put into the pool while there is room.
+    pub(crate) fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
+        let mut lent = Vec::new();
+        let inputs = &mut self.inputs;
+        let encoded = batch.encode_placed(&mut self.record, |tensor| {
+            let place = inputs.as_mut()?.put(tensor)?;
+            lent.push(place);
+            Some(place)
+        });
+        let sent = encoded.and_then(|()| self.send(RecordKind::Forward, batch.forward_id, batch.items.len() as u64));
+        if let (Err(_), Some(inputs)) = (&sent, &mut self.inputs) {
+            for place in lent {
+                inputs.take_back(place);
+            }
+        }
+        sent
+    }
+
+    fn send(&mut self, kind: RecordKind, id: u64, positions: u64) -> Result<()> {
+        lock(&self.flight).submitted(kind, id, positions, Instant::now())?;
         if let Err(error) = self.steps.push(&self.record) {
             lock(&self.flight).withdraw();
             return Err(error);
@@ -139,6 +182,7 @@ struct Reader {
     events: BackendEvents,
     stop: Arc<AtomicBool>,
     record: Vec<u8>,
+    results: Option<Borrower>,
 }
 
 impl Reader {
@@ -150,18 +194,24 @@ impl Reader {
                 return Ok(());
             }
             for _ in 0..rung {
-                let output = self.take()?;
-                lock(&self.flight).answered(output.step_id, Instant::now())?;
-                self.events.send(BackendEvent::StepDone(output));
+                let (id, answer) = self.take()?;
+                lock(&self.flight).answered(id, Instant::now())?;
+                self.events.send(answer);
             }
         }
     }
 
-    fn take(&mut self) -> Result<StepOutput> {
-        if self.ring.pop(&mut self.record)? {
-            StepOutput::decode(&self.record)
+    fn take(&mut self) -> Result<(u64, BackendEvent)> {
+        if !self.ring.pop(&mut self.record)? {
+            return Err(Error::internal("the worker ended its answers while it was not asked to"));
+        }
+        if lock(&self.flight).expected() == Some(RecordKind::Forward) {
+            let results = self.results.as_ref();
+            let output = ForwardOutput::decode_placed(&self.record, |place, len| results?.find(place, len))?;
+            Ok((output.forward_id, BackendEvent::ForwardDone(output)))
         } else {
-            Err(Error::internal("the worker ended its answers while it was not asked to"))
+            let output = StepOutput::decode(&self.record)?;
+            Ok((output.step_id, BackendEvent::StepDone(output)))
         }
     }
 }

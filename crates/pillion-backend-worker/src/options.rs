@@ -26,6 +26,8 @@ pub struct WorkerOptions {
     pub env: Vec<(String, String)>,
     /// The longest step record, each way. Memory is taken only as records use it; two records each way may be under way.
     pub max_record_bytes: usize,
+    /// Bytes of large tensors, each way, that lie beside the records; 0 for none. Memory is taken only as it is used.
+    pub max_pool_bytes: usize,
 }
 
 impl WorkerOptions {
@@ -40,6 +42,7 @@ impl WorkerOptions {
             entry: ENTRY.to_owned(),
             env: Vec::new(),
             max_record_bytes: 16 << 20,
+            max_pool_bytes: 64 << 20,
         }
     }
 }

@@ -401,7 +401,7 @@ impl<'a> Session<'a> {
 
     /// Makes the rings, sends them, and says what to load.
     fn load(&mut self) -> Result<()> {
-        let channel = Channel::new(self.context.options.max_record_bytes)?;
+        let channel = Channel::new(self.context.options.max_record_bytes, self.context.options.max_pool_bytes)?;
         let message = ToWorker::Load {
             config: Box::new(self.context.options.load.clone()),
             heartbeat_ms: u64::try_from(self.context.options.supervise.heartbeat.as_millis())
@@ -409,14 +409,18 @@ impl<'a> Session<'a> {
                 .max(1),
             steps: channel.shape,
             answers: channel.shape,
+            pool: channel.pools.as_ref().map(|pools| pools.shape),
         };
-        let fds = [
+        let mut fds = vec![
             channel.steps.file(),
             channel.answers.file(),
             channel.step_bell.fd(),
             channel.answer_bell.fd(),
             channel.life.file(),
         ];
+        if let Some(pools) = &channel.pools {
+            fds.extend([pools.inputs.file(), pools.results.file()]);
+        }
         self.control.send(&message, &fds)?;
         self.step_bell = Some(channel.step_bell.try_clone()?);
         self.channel = Some(channel);

@@ -7,9 +7,13 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Harness, LONG, fake, is_alive, options, signal, step, wait_until};
+use common::{Harness, LONG, class_options, fake, is_alive, options, signal, step, wait_until};
 use pillion_backend_worker::RestartOptions;
-use pillion_core::{Backend, BackendEvent, ErrorCode, LogLevel, LogSource, step::Step};
+use pillion_core::{
+    Backend, BackendEvent, ErrorCode, LogLevel, LogSource,
+    forward::{ForwardBatch, ForwardItem},
+    step::Step,
+};
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -82,6 +86,61 @@ fn a_large_record_passes_and_one_too_large_is_refused() {
     let error = h.expect_step().error.expect("it does not fit");
     assert_eq!(error.code(), ErrorCode::Unsupported);
     h.round_trip(4);
+    h.close(LONG);
+}
+
+#[test]
+fn what_a_model_keeps_of_a_step_never_changes() {
+    let mut h = Harness::ready(fake());
+    for id in 0..1000 {
+        let prompts = (0..50).map(|i| i + id as u32).collect();
+        h.backend.submit(&Step { prompts, ..step(id, &[17]) }).unwrap();
+        assert_eq!(h.expect_step().error, None);
+    }
+    h.close(LONG);
+}
+
+#[test]
+fn a_class_of_the_users_is_asked_between_its_own_errors() {
+    let mut h = Harness::ready(class_options("Echo"));
+    let item = |json: &str| ForwardItem { json: json.to_owned(), tensors: Vec::new() };
+    let batch =
+        |forward_id, items: &[&str]| ForwardBatch { forward_id, items: items.iter().map(|j| item(j)).collect() };
+    h.backend.submit_forward(&batch(1, &["1", r#""raise""#])).unwrap();
+    h.backend.submit_forward(&batch(2, &[r#"{"ü":[null]}"#, r#""error""#])).unwrap();
+    assert_eq!(h.backend.submit_forward(&batch(3, &["1"])).unwrap_err().code(), ErrorCode::Internal);
+    let output = h.expect_forward();
+    let error = output.error.expect("it raised");
+    assert_eq!((output.forward_id, error.code()), (1, ErrorCode::PythonError));
+    assert_eq!(error.python().unwrap().python_type, "ValueError");
+    let output = h.expect_forward();
+    assert_eq!((output.forward_id, &output.results[0]), (2, &Ok(item(r#"{"ü":[null]}"#))));
+    assert_eq!(output.results[1].as_ref().unwrap_err().python().unwrap().python_type, "KeyError");
+    // A step is nothing for it, and says so in its own kind.
+    h.backend.submit(&step(4, &[])).unwrap();
+    assert!(h.expect_step().error.is_some_and(|e| e.message().contains("kind 1 where 2")));
+    h.backend.submit_forward(&batch(5, &[r#""die""#])).unwrap();
+    assert_eq!(h.expect_lost().worker().unwrap().exit_code, Some(7));
+    h.expect_ready();
+    let long = format!("\"{}\"", "x".repeat(1 << 20));
+    assert_eq!(h.backend.submit_forward(&batch(6, &[&long])).unwrap_err().code(), ErrorCode::Unsupported);
+    h.backend.submit_forward(&batch(7, &[r#""long""#])).unwrap();
+    assert_eq!(h.expect_forward().error.expect("too long").code(), ErrorCode::Unsupported);
+    h.backend.submit_forward(&batch(8, &["8"])).unwrap();
+    assert_eq!(h.expect_forward().results, [Ok(item("8"))]);
+    h.close(LONG);
+}
+
+#[test]
+fn a_class_that_cannot_be_loaded_says_why() {
+    let mut h = Harness::start(class_options("Missing"));
+    let error = h.expect_load_failed();
+    assert_eq!((error.code(), error.param()), (ErrorCode::ModelNotFound, Some("model.class")));
+    h.close(LONG);
+    let mut h = Harness::start(class_options("Broken"));
+    let error = h.expect_load_failed();
+    assert_eq!(error.code(), ErrorCode::PythonError);
+    assert!(error.python().unwrap().traceback.contains("in load"), "{error:?}");
     h.close(LONG);
 }
 

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{Error, Result},
+    error::{Error, ErrorCode, Result},
+    forward::{ForwardBatch, ForwardOutput},
     info::{WorkerInfo, WorkerStatus},
     step::{Step, StepOutput},
 };
@@ -22,7 +23,14 @@ pub trait Backend: Send {
     /// [`BackendEvent::WorkerLost`] comes instead.
     fn submit(&mut self, step: &Step) -> Result<()>;
 
-    /// How many steps may be submitted and unanswered: 1 or 2.
+    /// Hands over one forward. Answered by one [`BackendEvent::ForwardDone`], in one order with the steps, unless
+    /// [`BackendEvent::WorkerLost`] comes instead. Refused by a backend whose models only generate.
+    fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
+        let message = format!("forward {} came to a backend that runs steps only", batch.forward_id);
+        Err(Error::new(ErrorCode::Unsupported, message))
+    }
+
+    /// How many steps and forwards together may be submitted and unanswered: 1 or 2.
     fn max_in_flight(&self) -> usize;
 
     /// Asks the worker to cut the running step short where it can. The step is answered all the same.
@@ -46,9 +54,11 @@ pub enum BackendEvent {
     LoadFailed(Error),
     /// A step was answered. An error inside it concerns the rows of that step.
     StepDone(StepOutput),
+    /// A forward was answered. An error inside it concerns the items of that forward.
+    ForwardDone(ForwardOutput),
     /// The worker said something.
     Log(LogRecord),
-    /// The worker ended or cannot be trusted any more; steps in flight will not be answered. [`Self::Ready`] follows if another took its place, with
+    /// The worker ended or cannot be trusted any more; steps and forwards in flight will not be answered. [`Self::Ready`] follows if another took its place, with
     /// empty slots, else [`Self::LoadFailed`].
     WorkerLost(Error),
     /// [`Backend::close`] is done.

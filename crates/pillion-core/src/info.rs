@@ -30,7 +30,7 @@ pub enum ModelSource {
     Class {
         /// Where the class is.
         spec: String,
-        /// What its constructor is given.
+        /// What it finds as `context.options` when it is loaded.
         options: serde_json::Value,
     },
 }

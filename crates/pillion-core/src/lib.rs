@@ -5,8 +5,10 @@
 pub mod abi;
 mod backend;
 mod error;
+pub mod forward;
 mod info;
 mod limits;
+mod record;
 mod request;
 mod sequence;
 pub mod step;
@@ -19,9 +21,9 @@ pub use info::{
     WorkerStatus,
 };
 pub use limits::Limits;
-pub use request::{FinishReason, GenerateRequest, Prompt, SamplingOptions, StopMatch, Usage};
+pub use request::{FinishReason, GenerateRequest, PredictRequest, Prompt, SamplingOptions, StopMatch, Usage};
 pub use sequence::Sequence;
-pub use validate::{SamplingParams, ValidRequest};
+pub use validate::{SamplingParams, ValidPrediction, ValidRequest};
 
 /// The version that Rust, the bridge and the Python package must share.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

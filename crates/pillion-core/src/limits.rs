@@ -16,6 +16,8 @@ pub struct Limits {
     pub max_queued_requests: u32,
     /// Prompt tokens that may wait, over all waiting requests.
     pub max_queued_tokens: u64,
+    /// Bytes of the inputs of `predict` that wait or run.
+    pub max_queued_bytes: u64,
     /// Bytes of KV cache in the worker; a quarter of the memory that is free at load if not given.
     pub kv_cache_bytes: Option<u64>,
 }
@@ -28,6 +30,7 @@ impl Default for Limits {
             max_running: 32,
             max_queued_requests: 1024,
             max_queued_tokens: 1 << 20,
+            max_queued_bytes: 256 << 20,
             kv_cache_bytes: None,
         }
     }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::forward::ForwardItem;
+
 /// A request for text, as it came.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateRequest {
@@ -11,6 +13,17 @@ pub struct GenerateRequest {
     pub prompt: Prompt,
     /// How to choose tokens and when to stop.
     pub sampling: SamplingOptions,
+}
+
+/// Inputs for a model that is no generator, as they came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PredictRequest {
+    /// The caller's id, or one of ours.
+    pub request_id: String,
+    /// The inputs.
+    pub items: Vec<ForwardItem>,
+    /// From the call to the last result, in milliseconds.
+    pub timeout_ms: Option<f64>,
 }
 
 /// What to continue.

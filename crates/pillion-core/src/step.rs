@@ -6,11 +6,11 @@
 //! |---|---|---|
 //! | 0 | u32 | magic, the bytes `PLLN` |
 //! | 4 | u16 | version, 1 |
-//! | 6 | u16 | kind: 1 step, 2 forward (reserved), 3 step output, 4 forward output (reserved) |
+//! | 6 | u16 | kind: 1 step, 2 forward, 3 step output, 4 forward output ([`crate::forward`]) |
 //! | 8 | u32 | length of the whole record in bytes |
 //! | 12 | u32 | number of sections |
 //! | 16 | u64 | step id |
-//! | 24 | u64 | step: 0. step output: nanoseconds of the forward pass |
+//! | 24 | u64 | step, forward: 0. outputs: nanoseconds of the forward pass |
 //!
 //! Each entry of the table is `(offset u32, count u32)`: where the section begins, in bytes from the start of the record, and how
 //! many elements it has. Sections of a step, in order: freed slots (u32), new sequences ([`NewSequence`], 64 bytes), their prompts
@@ -18,14 +18,12 @@
 //! probabilities (f32), alternatives ([`TopLogprob`], 12 bytes), error (bytes of UTF-8 JSON). The receiver handles the sections of
 //! a step in that order. A receiver accepts more sections than it knows and leaves them alone.
 
-use crate::error::{Error, ErrorCode, Result};
+pub use crate::record::{HEADER_LEN, MAGIC, RecordKind, VERSION};
+use crate::{
+    error::{Error, Result},
+    record::{Reader, Writer, bad, le32, le64},
+};
 
-/// The bytes `PLLN`.
-pub const MAGIC: u32 = u32::from_le_bytes(*b"PLLN");
-/// The version that this module reads and writes.
-pub const VERSION: u16 = 1;
-/// Bytes of the header.
-pub const HEADER_LEN: usize = 32;
 /// [`Row::flags`]: sample a token for the position after the row's last one.
 pub const ROW_SAMPLE: u32 = 1;
 /// [`Row::flags`]: the next words of the bitmask section say which ids are allowed.
@@ -34,9 +32,6 @@ pub const ROW_MASKED: u32 = 2;
 pub const SEQUENCE_LOGPROBS: u32 = 1;
 /// In place of a token id: this row failed (its logits were not finite).
 pub const NO_TOKEN: u32 = u32::MAX;
-
-const KIND_STEP: u16 = 1;
-const KIND_STEP_OUTPUT: u16 = 3;
 
 /// A sequence that enters a slot. 64 bytes in the record, in this order, then 8 bytes of zero.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -141,9 +136,9 @@ pub struct StepOutput {
 impl Step {
     /// Writes the record over whatever `out` held.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
-        let mut w = Writer::new(out, KIND_STEP, self.step_id, 0, 6);
+        let mut w = Writer::new(out, RecordKind::Step, self.step_id, 0, 6);
         w.section(&self.freed, |w, v| w.u32(*v));
-        w.section(&self.new, Writer::new_sequence);
+        w.section(&self.new, write_new_sequence);
         w.section(&self.prompts, |w, v| w.u32(*v));
         w.section(&self.copies, |w, c| {
             w.u32(c.from);
@@ -161,7 +156,7 @@ impl Step {
 
     /// Reads a record, checking every size.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let r = Reader::new(bytes, KIND_STEP, 6)?;
+        let r = Reader::new(bytes, RecordKind::Step, 6)?;
         let step = Self {
             step_id: r.step_id,
             freed: r.section(0, 4, |b| le32(b, 0))?,
@@ -194,7 +189,7 @@ impl StepOutput {
 
     /// Writes the record over whatever `out` held.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
-        let mut w = Writer::new(out, KIND_STEP_OUTPUT, self.step_id, self.forward_ns, 4);
+        let mut w = Writer::new(out, RecordKind::StepOutput, self.step_id, self.forward_ns, 4);
         w.section(&self.tokens, |w, v| w.u32(*v));
         w.section(&self.logprobs, |w, v| w.u32(v.to_bits()));
         w.section(&self.top, |w, t| {
@@ -209,7 +204,7 @@ impl StepOutput {
 
     /// Reads a record, checking every size.
     pub fn decode(bytes: &[u8]) -> Result<Self> {
-        let r = Reader::new(bytes, KIND_STEP_OUTPUT, 4)?;
+        let r = Reader::new(bytes, RecordKind::StepOutput, 4)?;
         let tokens = r.section(0, 4, |b| le32(b, 0))?;
         let logprobs: Vec<f32> = r.section(1, 4, |b| f32::from_bits(le32(b, 0)))?;
         if !logprobs.is_empty() && logprobs.len() != tokens.len() {
@@ -251,136 +246,20 @@ fn read_new_sequence(b: &[u8]) -> NewSequence {
     }
 }
 
-struct Writer<'a> {
-    out: &'a mut Vec<u8>,
-    next_entry: usize,
-}
-
-impl<'a> Writer<'a> {
-    fn new(out: &'a mut Vec<u8>, kind: u16, step_id: u64, time_ns: u64, sections: u32) -> Self {
-        out.clear();
-        let mut w = Self { out, next_entry: HEADER_LEN };
-        w.u32(MAGIC);
-        w.out.extend_from_slice(&VERSION.to_le_bytes());
-        w.out.extend_from_slice(&kind.to_le_bytes());
-        w.u32(0);
-        w.u32(sections);
-        w.out.extend_from_slice(&step_id.to_le_bytes());
-        w.out.extend_from_slice(&time_ns.to_le_bytes());
-        w.out.resize(HEADER_LEN + 8 * sections as usize, 0);
-        w
+fn write_new_sequence(w: &mut Writer<'_>, n: &NewSequence) {
+    for v in [n.slot, n.prompt_offset, n.prompt_len, n.flags] {
+        w.u32(v);
     }
-
-    fn u32(&mut self, v: u32) {
-        self.out.extend_from_slice(&v.to_le_bytes());
-    }
-
-    fn new_sequence(&mut self, n: &NewSequence) {
-        for v in [n.slot, n.prompt_offset, n.prompt_len, n.flags] {
-            self.u32(v);
-        }
-        self.u32(n.temperature.to_bits());
-        self.u32(n.top_p.to_bits());
-        self.u32(n.top_k);
-        self.u32(n.min_p.to_bits());
-        self.out.extend_from_slice(&n.seed.to_le_bytes());
-        self.u32(n.logprobs);
-        self.u32(n.max_len);
-        self.u32(n.repetition_penalty.to_bits());
-        self.u32(n.presence_penalty.to_bits());
-        self.out.extend_from_slice(&[0; 8]);
-    }
-
-    fn section<T>(&mut self, items: &[T], mut write: impl FnMut(&mut Self, &T)) {
-        let offset = self.out.len() as u32;
-        let entry = self.next_entry;
-        self.out[entry..entry + 4].copy_from_slice(&offset.to_le_bytes());
-        self.out[entry + 4..entry + 8].copy_from_slice(&(items.len() as u32).to_le_bytes());
-        self.next_entry += 8;
-        for item in items {
-            write(self, item);
-        }
-    }
-
-    fn finish(self) {
-        while !self.out.len().is_multiple_of(4) {
-            self.out.push(0);
-        }
-        let len = self.out.len() as u32;
-        self.out[8..12].copy_from_slice(&len.to_le_bytes());
-    }
-}
-
-struct Reader<'a> {
-    bytes: &'a [u8],
-    sections: usize,
-    step_id: u64,
-    time_ns: u64,
-}
-
-impl<'a> Reader<'a> {
-    fn new(bytes: &'a [u8], kind: u16, min_sections: usize) -> Result<Self> {
-        if bytes.len() < HEADER_LEN {
-            return Err(bad(format_args!("{} bytes, shorter than a header", bytes.len())));
-        }
-        if le32(bytes, 0) != MAGIC {
-            return Err(bad(format_args!("no step record (magic {:#x})", le32(bytes, 0))));
-        }
-        let (version, got) = (le16(bytes, 4), le16(bytes, 6));
-        if version != VERSION {
-            return Err(Error::new(
-                ErrorCode::VersionMismatch,
-                format!("a step record of version {version}, this side speaks {VERSION}"),
-            ));
-        }
-        if got != kind {
-            return Err(bad(format_args!("kind {got} where {kind} was expected")));
-        }
-        if le32(bytes, 8) as usize != bytes.len() {
-            return Err(bad(format_args!("{} bytes, its header says {}", bytes.len(), le32(bytes, 8))));
-        }
-        let sections = le32(bytes, 12) as usize;
-        if sections < min_sections || sections > (bytes.len() - HEADER_LEN) / 8 {
-            return Err(bad(format_args!("{sections} sections")));
-        }
-        Ok(Self { bytes, sections, step_id: le64(bytes, 16), time_ns: le64(bytes, 24) })
-    }
-
-    fn bytes(&self, index: usize) -> Result<&'a [u8]> {
-        self.range(index, 1)
-    }
-
-    fn section<T>(&self, index: usize, size: usize, read: impl FnMut(&[u8]) -> T) -> Result<Vec<T>> {
-        Ok(self.range(index, size)?.chunks_exact(size).map(read).collect())
-    }
-
-    fn range(&self, index: usize, size: usize) -> Result<&'a [u8]> {
-        let entry = HEADER_LEN + 8 * index;
-        let body = HEADER_LEN + 8 * self.sections;
-        let (offset, count) = (le32(self.bytes, entry) as usize, le32(self.bytes, entry + 4) as usize);
-        count
-            .checked_mul(size)
-            .and_then(|len| offset.checked_add(len))
-            .filter(|_| offset >= body)
-            .and_then(|end| self.bytes.get(offset..end))
-            .ok_or_else(|| bad(format_args!("section {index} ({count} elements at byte {offset}) lies outside")))
-    }
-}
-
-fn bad(what: std::fmt::Arguments<'_>) -> Error {
-    Error::internal(format!("a step record cannot be read: {what}"))
-}
-
-fn le16(b: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([b[at], b[at + 1]])
-}
-
-fn le32(b: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
-}
-
-fn le64(b: &[u8], at: usize) -> u64 {
-    u64::from(le32(b, at)) | u64::from(le32(b, at + 4)) << 32
+    w.u32(n.temperature.to_bits());
+    w.u32(n.top_p.to_bits());
+    w.u32(n.top_k);
+    w.u32(n.min_p.to_bits());
+    w.out.extend_from_slice(&n.seed.to_le_bytes());
+    w.u32(n.logprobs);
+    w.u32(n.max_len);
+    w.u32(n.repetition_penalty.to_bits());
+    w.u32(n.presence_penalty.to_bits());
+    w.out.extend_from_slice(&[0; 8]);
 }
 
 #[cfg(test)]
@@ -388,7 +267,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::error::PythonException;
+    use crate::error::{ErrorCode, PythonException};
 
     fn sequence() -> impl Strategy<Value = (u32, Vec<u32>, u32, f32, u64)> {
         (any::<u32>(), prop::collection::vec(any::<u32>(), 0..20), any::<u32>(), 0.0f32..2.0, any::<u64>())
@@ -440,6 +319,24 @@ mod tests {
         }
     }
 
+    /// Neither panics; what is no record is a typed error, and no section is longer than its record.
+    fn check_decoders(record: &[u8]) -> Result<(), TestCaseError> {
+        let is_typed = |e: &Error| matches!(e.code(), ErrorCode::Internal | ErrorCode::VersionMismatch);
+        match Step::decode(record) {
+            Ok(step) => {
+                prop_assert!(4 * step.prompts.len().max(step.bitmask.len()).max(step.rows.len()) <= record.len());
+            }
+            Err(error) => prop_assert!(is_typed(&error), "{}", error),
+        }
+        match StepOutput::decode(record) {
+            Ok(output) => {
+                prop_assert!(4 * output.tokens.len().max(output.top.len()) <= record.len());
+            }
+            Err(error) => prop_assert!(is_typed(&error), "{}", error),
+        }
+        Ok(())
+    }
+
     proptest! {
         #[test]
         fn a_step_round_trips(step in step()) {
@@ -457,20 +354,43 @@ mod tests {
 
         #[test]
         fn damage_is_an_error_or_another_record_never_a_panic(
-            step in step(), at in any::<prop::sample::Index>(), value: u8, cut in any::<prop::sample::Index>(),
+            step in step(), output in output(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in any::<prop::sample::Index>(),
         ) {
-            let mut bytes = Vec::new();
-            step.encode_into(&mut bytes);
-            prop_assert!(Step::decode(&bytes[..cut.index(bytes.len())]).is_err());
-            let at = at.index(bytes.len());
-            bytes[at] ^= value;
-            let _ = Step::decode(&bytes);
-            let _ = StepOutput::decode(&bytes);
+            let (mut sent, mut answered) = (Vec::new(), Vec::new());
+            step.encode_into(&mut sent);
+            output.encode_into(&mut answered);
+            prop_assert!(Step::decode(&sent[..cut.index(sent.len())]).is_err());
+            prop_assert!(StepOutput::decode(&answered[..cut.index(answered.len())]).is_err());
+            for record in [&mut sent, &mut answered] {
+                for (at, value) in &changes {
+                    let at = at.index(record.len());
+                    record[at] ^= value;
+                }
+                check_decoders(record)?;
+            }
+        }
+
+        /// A word of the tables is where a hostile side would put its lie.
+        #[test]
+        fn a_lie_in_a_table_is_an_error_or_another_record(
+            step in step(), output in output(), at in any::<prop::sample::Index>(),
+            value in prop_oneof![any::<u32>(), 0..200u32, Just(u32::MAX), Just(u32::MAX - 3)],
+        ) {
+            let (mut sent, mut answered) = (Vec::new(), Vec::new());
+            step.encode_into(&mut sent);
+            output.encode_into(&mut answered);
+            for (record, sections) in [(&mut sent, 6), (&mut answered, 4)] {
+                let at = 12 + 4 * at.index((HEADER_LEN - 12) / 4 + 2 * sections);
+                record[at..at + 4].copy_from_slice(&value.to_le_bytes());
+                check_decoders(record)?;
+            }
         }
 
         #[test]
         fn noise_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            prop_assert!(Step::decode(&bytes).is_err());
+            prop_assert!(Step::decode(&bytes).is_err() && StepOutput::decode(&bytes).is_err());
         }
     }
 

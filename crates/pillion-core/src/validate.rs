@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::{
     error::{Error, Result, Stage},
+    forward::ForwardItem,
     info::GenerationDefaults,
-    request::{GenerateRequest, Prompt, SamplingOptions},
+    request::{GenerateRequest, PredictRequest, Prompt, SamplingOptions},
 };
 
 /// Stop strings that one request may name.
@@ -53,6 +54,38 @@ pub struct ValidRequest {
     priority: i32,
 }
 
+/// Inputs whose shape is known to be good. Only [`PredictRequest::validate`] makes one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ValidPrediction {
+    items: Vec<ForwardItem>,
+    timeout: Option<Duration>,
+}
+
+impl PredictRequest {
+    /// Checks every value.
+    pub fn validate(self) -> Result<ValidPrediction> {
+        let id = self.request_id;
+        let check = || {
+            check_request_id(&id)?;
+            timeout(self.timeout_ms)
+        };
+        let timeout = check().map_err(|e| e.with_stage(Stage::Validate).with_request_id(id.clone()))?;
+        Ok(ValidPrediction { items: self.items, timeout })
+    }
+}
+
+impl ValidPrediction {
+    /// From the call to the last result.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
+    /// The inputs.
+    pub fn into_items(self) -> Vec<ForwardItem> {
+        self.items
+    }
+}
+
 impl GenerateRequest {
     /// Checks every value and fills in the model's defaults.
     pub fn validate(self, defaults: &GenerationDefaults, vocab_size: u32) -> Result<ValidRequest> {
@@ -61,13 +94,7 @@ impl GenerateRequest {
     }
 
     fn check(self, defaults: &GenerationDefaults, vocab_size: u32) -> Result<ValidRequest> {
-        if self.request_id.is_empty() || self.request_id.len() > 256 {
-            return Err(Error::invalid(
-                "requestId",
-                "a text of 1 to 256 bytes",
-                format_args!("{} bytes", self.request_id.len()),
-            ));
-        }
+        check_request_id(&self.request_id)?;
         check_prompt(&self.prompt, vocab_size)?;
         let params = sampling_params(&self.sampling, defaults)?;
         let o = &self.sampling;
@@ -75,12 +102,22 @@ impl GenerateRequest {
             request_id: self.request_id,
             prompt: self.prompt,
             params,
-            timeout: number(o.timeout_ms, "timeoutMs", 0.0, 86_400_000.0 * 365.0)?
-                .map(|ms| Duration::from_secs_f64(ms / 1000.0)),
+            timeout: timeout(o.timeout_ms)?,
             priority: integer(o.priority, "priority", -1000.0, 1000.0)?.map_or(0, |p| p as i32),
             tenant: self.sampling.tenant,
         })
     }
+}
+
+fn check_request_id(id: &str) -> Result<()> {
+    if id.is_empty() || id.len() > 256 {
+        return Err(Error::invalid("requestId", "a text of 1 to 256 bytes", format_args!("{} bytes", id.len())));
+    }
+    Ok(())
+}
+
+fn timeout(ms: Option<f64>) -> Result<Option<Duration>> {
+    Ok(number(ms, "timeoutMs", 0.0, 86_400_000.0 * 365.0)?.map(|ms| Duration::from_secs_f64(ms / 1000.0)))
 }
 
 fn check_prompt(prompt: &Prompt, vocab_size: u32) -> Result<()> {

@@ -13,6 +13,7 @@ use pillion_core::{Error, ErrorCode, Limits, Result, Stage};
 pub(crate) struct Admission {
     max_requests: u32,
     max_tokens: u64,
+    max_bytes: u64,
     inner: Mutex<Inner>,
 }
 
@@ -23,6 +24,8 @@ struct Inner {
     runs: HashMap<u32, Admitted>,
     num_waiting: u32,
     waiting_tokens: u64,
+    /// Of the inputs of calls, from their coming to their end.
+    bytes: u64,
     arrivals: u64,
     aborted: Vec<u32>,
     close: Option<Duration>,
@@ -31,6 +34,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Admitted {
     tokens: u64,
+    bytes: u64,
     is_running: bool,
     is_aborted: bool,
 }
@@ -47,6 +51,7 @@ impl Admission {
         Self {
             max_requests: limits.max_queued_requests,
             max_tokens: limits.max_queued_tokens,
+            max_bytes: limits.max_queued_bytes,
             inner: Mutex::new(Inner::default()),
         }
     }
@@ -87,6 +92,28 @@ impl Admission {
         Ok(())
     }
 
+    /// Charges a call for its inputs, now that they are known.
+    pub(crate) fn charge_bytes(&self, run: u32, bytes: u64) -> Result<()> {
+        let mut inner = self.lock();
+        if bytes > self.max_bytes {
+            let most = format!("of at most {} bytes together (maxQueuedBytes)", self.max_bytes);
+            return Err(Error::invalid("inputs", &most, format_args!("{bytes} bytes"))
+                .with_stage(Stage::Admit)
+                .with_remedy("send less at once, or raise the limit in Engine.load({ limits })"));
+        }
+        if inner.bytes + bytes > self.max_bytes {
+            return Err(full(format!(
+                "inputs of {} bytes wait and these have {bytes}; {} may wait (maxQueuedBytes)",
+                inner.bytes, self.max_bytes
+            )));
+        }
+        if let Some(admitted) = inner.runs.get_mut(&run) {
+            admitted.bytes = bytes;
+            inner.bytes += bytes;
+        }
+        Ok(())
+    }
+
     /// The run has a slot and waits no more.
     pub(crate) fn started(&self, run: u32) {
         let mut inner = self.lock();
@@ -111,6 +138,7 @@ impl Admission {
     pub(crate) fn ended(&self, run: u32) -> bool {
         let mut inner = self.lock();
         let Some(admitted) = inner.runs.remove(&run) else { return false };
+        inner.bytes -= admitted.bytes;
         if !admitted.is_running {
             inner.num_waiting -= 1;
             inner.waiting_tokens -= admitted.tokens;
@@ -121,7 +149,7 @@ impl Admission {
     /// Ends all runs that are left, as the engine ends.
     pub(crate) fn take_all(&self) -> Vec<u32> {
         let mut inner = self.lock();
-        (inner.num_waiting, inner.waiting_tokens) = (0, 0);
+        (inner.num_waiting, inner.waiting_tokens, inner.bytes) = (0, 0, 0);
         inner.runs.drain().map(|(run, _)| run).collect()
     }
 
@@ -211,6 +239,24 @@ mod tests {
         a.started(1);
         a.started(1);
         assert_eq!(a.waiting(), (0, 0));
+    }
+
+    #[test]
+    fn counts_bytes_until_the_end_of_their_call() {
+        let a = Admission::new(&Limits { max_queued_bytes: 100, ..Limits::default() });
+        for run in 1..=3 {
+            a.admit(run).unwrap();
+        }
+        let error = a.charge_bytes(1, 101).unwrap_err();
+        assert_eq!((error.code(), error.param()), (ErrorCode::InvalidArgument, Some("inputs")));
+        a.charge_bytes(1, 60).unwrap();
+        a.started(1);
+        assert_eq!(a.charge_bytes(2, 50).unwrap_err().code(), ErrorCode::QueueFull);
+        a.ended(1);
+        a.charge_bytes(2, 100).unwrap();
+        a.take_all();
+        a.admit(4).unwrap();
+        a.charge_bytes(4, 100).unwrap();
     }
 
     #[test]

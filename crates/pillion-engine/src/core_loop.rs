@@ -1,5 +1,7 @@
 //! The engine's state and what each event does to it. Told the time, it neither reads a clock nor waits; [`crate::engine`] does both.
 
+mod predict;
+
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
@@ -17,6 +19,7 @@ use pillion_tokenize::Tokenizer;
 
 use crate::{
     admit::Admission,
+    calls::Calls,
     event::{EngineEvent, NewRun},
     intake::{Intake, ModelFacts},
     metrics::Counters,
@@ -56,6 +59,12 @@ pub(crate) struct EngineCore {
     /// Made when the model is known.
     scheduler: Option<Scheduler>,
     runs: HashMap<u32, Run>,
+    /// What waits for forwards and not for steps.
+    calls: Calls,
+    /// Inputs that one forward may have.
+    max_items: usize,
+    /// Whether a forward comes before a step, if both can be submitted.
+    forward_first: bool,
     deadlines: BinaryHeap<Reverse<(Instant, u32)>>,
     /// Runs with something to deliver.
     touched: Vec<u32>,
@@ -80,6 +89,9 @@ enum Closing {
 impl EngineCore {
     pub(crate) fn new(limits: Limits, shared: Shared, tokenizer: Option<Tokenizer>, backend: Box<dyn Backend>) -> Self {
         Self {
+            max_items: limits.max_running.max(1) as usize,
+            calls: Calls::default(),
+            forward_first: false,
             limits,
             shared,
             tokenizer,
@@ -112,7 +124,7 @@ impl EngineCore {
         }
         self.guard(Stage::Update, |core| core.control(now));
         self.guard(Stage::Update, |core| core.expire(now));
-        self.guard(Stage::Schedule, |core| core.submit_steps(now));
+        self.guard(Stage::Schedule, |core| core.submit(now));
         self.guard(Stage::Update, |core| core.close_when_idle(now));
         self.guard(Stage::Stream, Self::collect);
         let next = if self.closing == Closing::Done { Next::End } else { Next::Continue };
@@ -130,7 +142,9 @@ impl EngineCore {
         match event {
             EngineEvent::Wake => {}
             EngineEvent::Add(new) => self.add(*new, now),
+            EngineEvent::AddCall(new) => self.add_call(*new, now),
             EngineEvent::Backend(BackendEvent::StepDone(output)) => self.step_done(&output, now),
+            EngineEvent::Backend(BackendEvent::ForwardDone(output)) => self.forward_done(output),
             EngineEvent::Backend(BackendEvent::Ready(info)) => self.ready(*info),
             EngineEvent::Backend(BackendEvent::LoadFailed(error)) => self.load_failed(error, now),
             EngineEvent::Backend(BackendEvent::WorkerLost(error)) => self.worker_lost(&error),
@@ -174,8 +188,8 @@ impl EngineCore {
             max_batch_tokens: self.limits.max_batch_tokens.max(num_slots),
             eos_token_ids: model.eos_token_ids.clone(),
         };
-        let defaults = model.defaults.clone();
-        Some((config, ModelFacts { defaults, vocab_size: model.vocab_size, max_context }))
+        let (defaults, tasks) = (model.defaults.clone(), model.tasks.clone());
+        Some((config, ModelFacts { defaults, vocab_size: model.vocab_size, max_context, tasks }))
     }
 
     fn load_failed(&mut self, error: Error, now: Instant) {
@@ -202,6 +216,7 @@ impl EngineCore {
                 self.fail(id, error.clone());
             }
         }
+        self.calls_lost(&error);
         self.outputs.push(EngineOutput::Log(LogRecord {
             level: LogLevel::Error,
             source: LogSource::Rust,
@@ -234,9 +249,7 @@ impl EngineCore {
     fn step_done(&mut self, output: &StepOutput, now: Instant) {
         let counters = Arc::clone(&self.shared.counters);
         Counters::add(&counters.steps, 1);
-        Counters::add(&counters.forward_us, output.forward_ns / 1000);
-        let took = Duration::from_nanos(output.forward_ns);
-        self.forward = Some(self.forward.map_or(took, |average| (average * 7 + took) / 8));
+        self.learn(output.forward_ns);
         let Some(scheduler) = &mut self.scheduler else { return };
         if let Some(error) = &output.error {
             Counters::add(&counters.steps_failed, 1);
@@ -264,6 +277,12 @@ impl EngineCore {
         }
     }
 
+    fn learn(&mut self, forward_ns: u64) {
+        Counters::add(&self.shared.counters.forward_us, forward_ns / 1000);
+        let took = Duration::from_nanos(forward_ns);
+        self.forward = Some(self.forward.map_or(took, |average| (average * 7 + took) / 8));
+    }
+
     fn push_token(&mut self, token: &pillion_schedule::TokenEvent, output: &StepOutput, now: Instant) {
         let Some(run) = self.runs.get_mut(&token.run) else { return };
         let stop_match = run.push(token, output, now);
@@ -282,6 +301,8 @@ impl EngineCore {
             if self.runs.contains_key(&run) {
                 self.drop_run(run);
                 self.finish(run, FinishReason::Abort, None, now);
+            } else {
+                self.drop_call(run, Ok(FinishReason::Abort));
             }
         }
         let Some(drain) = control.close else { return };
@@ -303,35 +324,50 @@ impl EngineCore {
             if let Some(tokens) = self.runs.get(&run).map(Run::completion_tokens) {
                 self.drop_run(run);
                 self.fail(run, deadline_exceeded(tokens));
+            } else if self.calls.contains(run) {
+                self.drop_call(run, Err(call_too_late()));
             }
         }
     }
 
-    /// Keeps the worker busy: never waits to fill a batch.
-    fn submit_steps(&mut self, now: Instant) {
+    /// Keeps the worker busy: never waits to fill a batch. Steps and forwards take turns where there are both.
+    fn submit(&mut self, now: Instant) {
         if self.awaits_worker || matches!(self.closing, Closing::Unloading(_) | Closing::Done) {
             return;
         }
         let pipelined = self.forward.is_some_and(|f| f < PIPELINE_BELOW);
         let depth = if pipelined { self.backend.max_in_flight() } else { 1 };
-        while let Some(scheduler) = &mut self.scheduler
-            && scheduler.num_in_flight() < depth
-            && let Some(step) = scheduler.schedule()
-        {
-            Counters::add(&self.shared.counters.prompt_tokens, step.prompts.len() as u64);
-            for run in scheduler.runs_entered(&step) {
-                self.shared.admission.started(run);
-                if let Some(run) = self.runs.get_mut(&run) {
-                    run.scheduled(now);
-                }
-            }
-            if let Err(error) = self.backend.submit(&step) {
-                for run in scheduler.step_failed(step.step_id) {
-                    self.fail(run, error.clone().with_stage(Stage::Forward));
-                }
+        while self.num_in_flight() < depth {
+            let went = (self.forward_first && self.submit_forward()) || self.submit_step(now) || self.submit_forward();
+            self.forward_first = !self.forward_first;
+            if !went {
                 break;
             }
         }
+    }
+
+    fn num_in_flight(&self) -> usize {
+        self.scheduler.as_ref().map_or(0, Scheduler::num_in_flight) + self.calls.num_in_flight()
+    }
+
+    /// Submits one step if there is one. Gives whether it did.
+    fn submit_step(&mut self, now: Instant) -> bool {
+        let Some(scheduler) = &mut self.scheduler else { return false };
+        let Some(step) = scheduler.schedule() else { return false };
+        Counters::add(&self.shared.counters.prompt_tokens, step.prompts.len() as u64);
+        for run in scheduler.runs_entered(&step) {
+            self.shared.admission.started(run);
+            if let Some(run) = self.runs.get_mut(&run) {
+                run.scheduled(now);
+            }
+        }
+        if let Err(error) = self.backend.submit(&step) {
+            for run in scheduler.step_failed(step.step_id) {
+                self.fail(run, error.clone().with_stage(Stage::Forward));
+            }
+            return false;
+        }
+        true
     }
 
     fn close_when_idle(&mut self, now: Instant) {
@@ -342,6 +378,9 @@ impl EngineCore {
                     for run in runs {
                         self.drop_run(run);
                         self.finish(run, FinishReason::Abort, None, now);
+                    }
+                    for run in self.calls.runs() {
+                        self.drop_call(run, Ok(FinishReason::Abort));
                     }
                     self.shared.intake.fail_waiting(&Error::new(ErrorCode::Closed, "the engine is closed"));
                     self.start_unloading(now);
@@ -392,6 +431,9 @@ impl EngineCore {
         for run in runs {
             self.fail(run, error.clone());
         }
+        for run in self.calls.runs() {
+            self.drop_call(run, Err(error.clone()));
+        }
     }
 
     fn drop_run(&mut self, run: u32) {
@@ -439,6 +481,10 @@ impl EngineCore {
 
 fn deadline_exceeded(tokens: u32) -> Error {
     Error::new(ErrorCode::DeadlineExceeded, format!("timeoutMs passed after {tokens} tokens")).with_stage(Stage::Queue)
+}
+
+fn call_too_late() -> Error {
+    Error::new(ErrorCode::DeadlineExceeded, "timeoutMs passed before the results were there").with_stage(Stage::Queue)
 }
 
 fn row_failed() -> Error {

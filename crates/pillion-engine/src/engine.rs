@@ -9,7 +9,7 @@ use std::{
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use pillion_core::{
-    Backend, BackendEvent, BackendEvents, BridgeKind, Error, ErrorCode, GenerateRequest, Limits, Result,
+    Backend, BackendEvent, BackendEvents, BridgeKind, Error, ErrorCode, GenerateRequest, Limits, PredictRequest, Result,
 };
 use pillion_tokenize::Tokenizer;
 
@@ -17,7 +17,7 @@ use crate::{
     admit::Admission,
     core_loop::{EngineCore, Next, Shared},
     event::EngineEvent,
-    intake::Intake,
+    intake::{Intake, Make},
     metrics::{Counters, Metrics},
     output::{EngineOutput, Outputs},
     status::{EngineState, EngineStatus, Fallback, ModelStatus, StatusBoard, rss_bytes},
@@ -91,7 +91,7 @@ impl Engine {
     /// option, is the run's output.
     pub fn generate(&self, run: u32, request: GenerateRequest) {
         let id = request.request_id.clone();
-        self.intake.take(run, id, Box::new(move || Ok(request)));
+        self.intake.take(run, id, Make::Generate(Box::new(move || Ok(request))));
     }
 
     /// As [`Engine::generate`], with a request that is made on the tokenizer's pool once there is room for it.
@@ -101,7 +101,18 @@ impl Engine {
         request_id: String,
         make: impl FnOnce() -> Result<GenerateRequest> + Send + 'static,
     ) {
-        self.intake.take(run, request_id, Box::new(make));
+        self.intake.take(run, request_id, Make::Generate(Box::new(make)));
+    }
+
+    /// Begins to answer inputs as run `run`, with a model that is no generator. The request is made on the tokenizer's pool once there is
+    /// room for it. Ends in one [`EngineOutput::Prediction`], or as a run does if the call fails as a whole.
+    pub fn predict_from(
+        &self,
+        run: u32,
+        request_id: String,
+        make: impl FnOnce() -> Result<PredictRequest> + Send + 'static,
+    ) {
+        self.intake.take(run, request_id, Make::Predict(Box::new(make)));
     }
 
     /// Ends a run with the finish reason `abort`. One that is over stays as it ended.

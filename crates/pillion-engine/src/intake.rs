@@ -9,13 +9,14 @@ use std::{
 
 use crossbeam_channel::Sender;
 use pillion_core::{
-    Error, ErrorCode, FinishReason, GenerateRequest, GenerationDefaults, Prompt, Result, Sequence, Stage, Usage,
+    Error, ErrorCode, FinishReason, GenerateRequest, GenerationDefaults, PredictRequest, Prompt, Result, Sequence,
+    Stage, Usage, forward::ForwardItem,
 };
 use pillion_tokenize::Tokenizer;
 
 use crate::{
     admit::Admission,
-    event::{EngineEvent, NewRun},
+    event::{EngineEvent, NewCall, NewRun},
     metrics::Counters,
     output::{EngineOutput, Finish, Outputs, RunOutput},
 };
@@ -26,17 +27,22 @@ pub(crate) struct ModelFacts {
     pub(crate) defaults: GenerationDefaults,
     pub(crate) vocab_size: u32,
     pub(crate) max_context: u32,
+    /// As in [`pillion_core::ModelInfo`].
+    pub(crate) tasks: Vec<String>,
 }
 
 /// Makes a request, on the tokenizer's pool: what only that thread should pay for, such as rendering a chat.
-pub(crate) type MakeRequest = Box<dyn FnOnce() -> Result<GenerateRequest> + Send>;
+pub(crate) enum Make {
+    Generate(Box<dyn FnOnce() -> Result<GenerateRequest> + Send>),
+    Predict(Box<dyn FnOnce() -> Result<PredictRequest> + Send>),
+}
 
 /// A request that was admitted.
 struct Admitted {
     run: u32,
     arrival: u64,
     request_id: String,
-    make: MakeRequest,
+    make: Make,
     received: Instant,
 }
 
@@ -73,7 +79,7 @@ impl Intake {
     }
 
     /// Admits a request and has it made and tokenized. Never blocks; a refusal is the run's output.
-    pub(crate) fn take(&self, run: u32, request_id: String, make: MakeRequest) {
+    pub(crate) fn take(&self, run: u32, request_id: String, make: Make) {
         Counters::add(&self.0.counters.requests, 1);
         let received = Instant::now();
         match self.0.admission.admit(run) {
@@ -129,12 +135,12 @@ impl Inner {
             return self.end(run, Ok(aborted_early()));
         }
         let id = admitted.request_id.clone();
-        let new = catch_unwind(AssertUnwindSafe(|| self.tokenize(admitted, facts)))
+        let event = catch_unwind(AssertUnwindSafe(|| self.make(admitted, facts)))
             .unwrap_or_else(|payload| Err(Error::from_panic(&*payload).with_stage(Stage::Tokenize)));
-        match new {
-            Ok(new) => {
+        match event {
+            Ok(event) => {
                 // The engine drains its queue without ever waiting for this pool, so a full queue passes.
-                if self.queue.send(EngineEvent::Add(Box::new(new))).is_err() {
+                if self.queue.send(event).is_err() {
                     self.end(run, Err(Error::new(ErrorCode::Closed, "the engine is closed").with_request_id(id)));
                 }
             }
@@ -142,9 +148,32 @@ impl Inner {
         }
     }
 
-    fn tokenize(&self, admitted: Admitted, facts: &ModelFacts) -> Result<NewRun> {
-        let Admitted { run, arrival, make, received, .. } = admitted;
-        let request = make()?;
+    fn make(&self, admitted: Admitted, facts: &ModelFacts) -> Result<EngineEvent> {
+        let Admitted { run, arrival, request_id, make, received } = admitted;
+        match make {
+            Make::Generate(make) => {
+                check_task("generate", facts)?;
+                self.tokenize(run, arrival, make()?, received, facts).map(|new| EngineEvent::Add(Box::new(new)))
+            }
+            Make::Predict(make) => {
+                check_task("predict", facts)?;
+                let valid = make()?.validate()?;
+                let deadline = valid.timeout().and_then(|timeout| received.checked_add(timeout));
+                let items = valid.into_items();
+                self.admission.charge_bytes(run, items.iter().map(ForwardItem::size).sum::<usize>() as u64)?;
+                Ok(EngineEvent::AddCall(Box::new(NewCall { run, request_id, items, deadline })))
+            }
+        }
+    }
+
+    fn tokenize(
+        &self,
+        run: u32,
+        arrival: u64,
+        request: GenerateRequest,
+        received: Instant,
+        facts: &ModelFacts,
+    ) -> Result<NewRun> {
         if let Prompt::Ids(ids) = &request.prompt
             && ids.len() > facts.max_context as usize
         {
@@ -193,6 +222,19 @@ impl Inner {
             }
         }
     }
+}
+
+fn check_task(task: &str, facts: &ModelFacts) -> Result<()> {
+    if facts.tasks.iter().any(|known| known == task) {
+        return Ok(());
+    }
+    let known = facts.tasks.join(", ");
+    Err(Error::new(ErrorCode::Unsupported, format!("this model cannot {task}; it can {known}"))
+        .with_stage(Stage::Validate)
+        .with_remedy(match task {
+            "predict" => "load a class with model: { class: 'path/to/file.py:Name' }, or use generate() or chat()",
+            _ => "load a model's folder, or use predict()",
+        }))
 }
 
 fn aborted_early() -> Finish {

@@ -4,6 +4,7 @@
 //! only: neither Python nor Node nor HTTP. Tokenizing happens on the tokenizer's pool, never here; nothing here waits for a caller.
 
 mod admit;
+mod calls;
 mod core_loop;
 mod engine;
 mod event;
@@ -15,5 +16,5 @@ mod status;
 
 pub use engine::{Engine, EngineOptions};
 pub use metrics::Metrics;
-pub use output::{EngineOutput, Finish, Outputs, RunOutput, TokenData};
+pub use output::{EngineOutput, Finish, Outputs, Prediction, RunOutput, TokenData};
 pub use status::{EngineState, EngineStatus, Fallback, ModelStatus};

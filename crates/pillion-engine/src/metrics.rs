@@ -65,6 +65,9 @@ counters! {
     steps = "pillion_steps_total", "Steps that the worker answered.";
     steps_failed = "pillion_steps_failed_total", "Steps that failed as a whole.";
     forward_us = "pillion_forward_microseconds_total", "Time of the forward passes, as the worker says.";
+    forwards = "pillion_forwards_total", "Forwards of predict that the worker answered.";
+    forwards_failed = "pillion_forwards_failed_total", "Forwards of predict that failed as a whole.";
+    forward_items = "pillion_forward_items_total", "Inputs of predict that were given to the worker.";
     logs_dropped = "pillion_log_records_dropped_total", "Log lines dropped because the queue was full.";
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pillion_core::{Error, FinishReason, LogRecord, Progress, StopMatch, Usage};
+use pillion_core::{Error, FinishReason, LogRecord, Progress, StopMatch, Usage, forward::ForwardItem};
 use serde::Serialize;
 
 /// Takes what the engine gives. Called at most once per step from the engine's thread, and now and then from the thread that called
@@ -23,8 +23,10 @@ pub enum EngineOutput {
     LoadFailed(Error),
     /// A line for the user's logger.
     Log(LogRecord),
-    /// Text, tokens or the end of a run.
+    /// Text, tokens or the end of a run. Also the end of a call of `predict` that failed as a whole or was aborted.
     Run(RunOutput),
+    /// The end of a call of `predict`.
+    Prediction(Prediction),
     /// The engine is closed; nothing follows.
     Closed,
 }
@@ -44,6 +46,15 @@ pub struct RunOutput {
     pub tokens: Option<TokenData>,
     /// Set once, in the run's last output.
     pub finish: Option<Result<Finish, Error>>,
+}
+
+/// What a call of `predict` gave.
+#[derive(Debug)]
+pub struct Prediction {
+    /// Whose.
+    pub run: u32,
+    /// One for each input, in order.
+    pub results: Vec<Result<ForwardItem, Error>>,
 }
 
 /// Tokens as flat columns.

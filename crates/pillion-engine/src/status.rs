@@ -87,8 +87,8 @@ impl From<&ModelInfo> for ModelStatus {
             tier_reason: m.tier_reason.clone(),
             dtype: m.dtype.clone(),
             device: m.device.clone(),
-            kv_tokens: Some(m.kv_tokens),
-            max_context: Some(m.max_context),
+            kv_tokens: Some(m.kv_tokens).filter(|n| *n > 0),
+            max_context: Some(m.max_context).filter(|n| *n > 0),
         }
     }
 }

@@ -12,7 +12,7 @@ use pillion_backend_embedded::{EmbeddedBackend, EmbeddedOptions, SurveyOptions, 
 use pillion_backend_worker::{WorkerBackend, WorkerOptions};
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, BridgeKind, Error, ErrorCode, LoadConfig, LoadLimits, ModelSource, Result,
-    Stage, WorkerStatus, step::Step,
+    Stage, WorkerStatus, forward::ForwardBatch, step::Step,
 };
 
 use crate::{
@@ -36,28 +36,35 @@ pub(crate) fn choose(options: &LoadOptions, model: &Model) -> Result<Chosen> {
             let echo = EchoOptions { step_time: *step_time, num_slots: options.limits.max_running };
             Ok(Chosen { backend: Box::new(EchoBackend::new(echo)), bridge: None })
         }
-        Model::Pretrained { folder } => {
-            let bridge = bridge_kind(options.bridge.as_deref())?;
-            let source = ModelSource::Pretrained {
+        Model::Pretrained { folder } => in_python(
+            options,
+            ModelSource::Pretrained {
                 path: folder.to_string_lossy().into_owned(),
                 trust_remote_code: options.trust_remote_code.unwrap_or(false),
-            };
-            let (python_path, load) = (vec![options.python_folder.clone()], load_config(options, source));
-            let backend: Box<dyn Backend> = if bridge == BridgeKind::Shm {
-                let python = worker_python(options.python.as_deref())?;
-                Box::new(WorkerBackend::new(WorkerOptions::new(python, python_path, load)))
-            } else {
-                exit::python_may_start();
-                Box::new(EmbeddedBackend::new(EmbeddedOptions {
-                    python: options.python.clone(),
-                    python_path,
-                    load,
-                    bridge_library: None,
-                }))
-            };
-            Ok(Chosen { backend, bridge: Some(bridge) })
+            },
+        ),
+        Model::Class { spec, options: given } => {
+            in_python(options, ModelSource::Class { spec: spec.clone(), options: given.clone() })
         }
     }
+}
+
+fn in_python(options: &LoadOptions, source: ModelSource) -> Result<Chosen> {
+    let bridge = bridge_kind(options.bridge.as_deref())?;
+    let (python_path, load) = (vec![options.python_folder.clone()], load_config(options, source));
+    let backend: Box<dyn Backend> = if bridge == BridgeKind::Shm {
+        let python = worker_python(options.python.as_deref())?;
+        Box::new(WorkerBackend::new(WorkerOptions::new(python, python_path, load)))
+    } else {
+        exit::python_may_start();
+        Box::new(EmbeddedBackend::new(EmbeddedOptions {
+            python: options.python.clone(),
+            python_path,
+            load,
+            bridge_library: None,
+        }))
+    };
+    Ok(Chosen { backend, bridge: Some(bridge) })
 }
 
 /// The interpreter for a process of its own. It is looked for as for the embedded bridge, but needs no shared libpython.
@@ -162,6 +169,10 @@ impl Backend for EarlyBackend {
 
     fn submit(&mut self, step: &Step) -> Result<()> {
         self.backend.submit(step)
+    }
+
+    fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
+        self.backend.submit_forward(batch)
     }
 
     fn max_in_flight(&self) -> usize {

@@ -9,12 +9,14 @@ use std::{
 
 use napi::{
     Env, JsString, JsValue, Status,
-    bindgen_prelude::{Either, Function, Uint32Array},
+    bindgen_prelude::{Either, Function, Uint8Array, Uint32Array},
     sys,
     threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode},
 };
 use napi_derive::napi;
-use pillion_core::{Backend, Error, ErrorCode, GenerateRequest, Prompt, Result, SamplingOptions, Stage};
+use pillion_core::{
+    Backend, Error, ErrorCode, GenerateRequest, PredictRequest, Prompt, Result, SamplingOptions, Stage,
+};
 use pillion_engine::{Engine, EngineOptions, EngineOutput};
 use pillion_tokenize::{TextArena, Tokenizer};
 
@@ -24,6 +26,7 @@ use crate::{
     error::to_js,
     load::{LoadOptions, Model},
     options::template_options,
+    predict::Inputs,
     stream::Outbox,
     texts::{only_text, read_text},
     tokenizer::NativeTokenizer,
@@ -135,6 +138,32 @@ impl NativeEngine {
     ) -> napi::Result<()> {
         let messages = read_text(env, &messages.to_unknown(), "messages")?;
         self.begin(run, request_id, sampling, Source::Chat { messages, template })
+    }
+
+    /// Begins to answer the inputs of one call: `items` and `names` are JSON. A failure of any kind is the run's output.
+    #[napi(catch_unwind)]
+    #[allow(clippy::too_many_arguments, reason = "one crossing, without an object whose properties would be asked for")]
+    pub fn predict(
+        &self,
+        env: Env,
+        run: u32,
+        request_id: String,
+        #[napi(ts_arg_type = "string")] items: JsString<'_>,
+        names: String,
+        table: Uint32Array,
+        data: Vec<Uint8Array>,
+        timeout_ms: Option<f64>,
+    ) -> napi::Result<()> {
+        let items = read_text(env, &items.to_unknown(), "inputs")?;
+        let inputs = Inputs::copy(items, names, &table, &data);
+        let State::Started { engine, .. } = &*self.shared.lock() else {
+            return Err(to_js(Error::new(ErrorCode::Closed, "the engine is not loaded")));
+        };
+        let id = request_id.clone();
+        engine.predict_from(run, request_id, move || {
+            Ok(PredictRequest { request_id: id, items: inputs.into_items()?, timeout_ms })
+        });
+        Ok(())
     }
 
     /// Ends a run with the finish reason `abort`.
@@ -310,6 +339,6 @@ fn read_tokenizer(model: &Model) -> Result<Option<Tokenizer>> {
         Model::Pretrained { folder } if folder.join("tokenizer.json").is_file() => {
             Ok(Some(Tokenizer::from_pretrained(folder)?))
         }
-        Model::Pretrained { .. } => Ok(None),
+        Model::Pretrained { .. } | Model::Class { .. } => Ok(None),
     }
 }

@@ -14,6 +14,7 @@ mod error;
 mod exit;
 mod load;
 mod options;
+mod predict;
 mod stream;
 mod texts;
 mod tokenizer;

@@ -41,6 +41,7 @@ pub(crate) struct Threads {
 pub(crate) enum Model {
     Echo { step_time: Duration },
     Pretrained { folder: PathBuf },
+    Class { spec: String, options: Value },
 }
 
 impl LoadOptions {
@@ -55,7 +56,10 @@ impl LoadOptions {
     pub(crate) fn model_name(&self) -> String {
         match &self.model {
             Value::String(name) => name.clone(),
-            _ => "echo".to_owned(),
+            model => match model.get("class").and_then(Value::as_str) {
+                Some(class) => class.rsplit(':').next().unwrap_or(class).to_owned(),
+                None => "echo".to_owned(),
+            },
         }
     }
 
@@ -81,15 +85,32 @@ impl LoadOptions {
                 .map_err(|_| Error::invalid("model.echo.stepMs", "a number of milliseconds from 0", step_ms))?;
             return Ok(Model::Echo { step_time });
         }
-        if self.model.get("class").is_some() {
-            return Err(Error::new(
-                ErrorCode::Unsupported,
-                "models that are Python classes come with engine.predict, which is not part of this version",
-            )
-            .with_param("model"));
+        if let Some(class) = self.model.get("class").and_then(Value::as_str) {
+            let options = self.model.get("options").cloned().unwrap_or_default();
+            return Ok(Model::Class { spec: find_class(class)?, options });
         }
-        Err(Error::invalid("model", "a model's folder or { echo: {} }", &self.model).with_param("model"))
+        let expected = "a model's folder, { class: 'path/to/file.py:Name' } or { echo: {} }";
+        Err(Error::invalid("model", expected, &self.model).with_param("model"))
     }
+}
+
+/// A class by its full name. A file's path becomes absolute; a module is looked for by Python.
+fn find_class(class: &str) -> Result<String> {
+    let (place, name) =
+        class.rsplit_once(':').filter(|(place, name)| !place.is_empty() && !name.is_empty()).ok_or_else(|| {
+            let expected = "'path/to/file.py:Name' or 'package.module:Name'";
+            Error::invalid("model.class", expected, format_args!("'{class}'"))
+        })?;
+    if Path::new(place).extension().is_none_or(|extension| extension != "py") {
+        return Ok(class.to_owned());
+    }
+    let path = std::path::absolute(place).unwrap_or_else(|_| PathBuf::from(place));
+    if !path.is_file() {
+        return Err(Error::new(ErrorCode::ModelNotFound, format!("there is no file {}", path.display()))
+            .with_param("model.class")
+            .with_remedy("a relative path begins at the working directory"));
+    }
+    Ok(format!("{}:{name}", path.display()))
 }
 
 /// A model's folder: the name itself, or its newest snapshot in the local Hugging Face cache.
@@ -167,13 +188,31 @@ mod tests {
 
     #[test]
     fn what_is_no_model_says_what_is_missing() {
-        assert_eq!(refused(r#"{"class":"a.py:B"}"#).code(), ErrorCode::Unsupported);
         assert_eq!(refused("7").code(), ErrorCode::InvalidArgument);
         let missing = refused(r#""./no/such/folder""#);
         assert_eq!(missing.code(), ErrorCode::ModelNotFound);
         assert!(missing.remedy().is_some_and(|r| r.contains("config.json")), "{missing}");
         let hub = refused(r#""no-such-org/no-such-model""#);
         assert!(hub.remedy().is_some_and(|r| r.contains("nothing is downloaded")), "{hub}");
+    }
+
+    #[test]
+    fn a_class_is_named_by_its_file_or_its_module() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("app.py");
+        let spec = format!("{}:M", file.display());
+        let json = serde_json::json!({"class": spec, "options": {"a": 1}}).to_string();
+        let missing = refused(&json);
+        assert_eq!((missing.code(), missing.param()), (ErrorCode::ModelNotFound, Some("model.class")));
+        fs::write(&file, "").unwrap();
+        let found = Model::Class { spec, options: serde_json::json!({"a": 1}) };
+        assert_eq!((options(&json).find_model().unwrap(), options(&json).model_name()), (found, "M".to_owned()));
+        let module = Model::Class { spec: "app.models:M".into(), options: Value::Null };
+        assert_eq!(options(r#"{"class":"app.models:M"}"#).find_model().unwrap(), module);
+        for bad in ["app.py", ":M", "app.py:", ""] {
+            let error = refused(&serde_json::json!({ "class": bad }).to_string());
+            assert_eq!((error.code(), error.param()), (ErrorCode::InvalidArgument, Some("model.class")), "{bad}");
+        }
     }
 
     #[test]

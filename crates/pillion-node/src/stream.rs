@@ -5,7 +5,8 @@
 //!
 //! The record is a list of events in little-endian u32: kind, run, flags, prompt tokens, completion tokens, and the numbers of ids,
 //! of log probabilities, of alternatives, of bytes of text and of bytes of JSON; then the ids, log probabilities, ids of
-//! alternatives and their log probabilities; then the text and the JSON as UTF-8, each padded to 4 bytes.
+//! alternatives and their log probabilities; then the text and the JSON as UTF-8, each padded to 4 bytes. A prediction has the bytes of
+//! its tensors in place of ids; it is packed as it comes, by the engine's thread.
 
 use std::{
     collections::HashMap,
@@ -13,8 +14,10 @@ use std::{
 };
 
 use pillion_core::{Error, LogLevel, LogRecord, LogSource, Progress};
-use pillion_engine::{EngineOutput, Finish, Outputs, RunOutput, TokenData};
+use pillion_engine::{EngineOutput, Finish, Outputs, Prediction, RunOutput, TokenData};
 use serde::Serialize;
+
+use crate::predict::describe;
 
 /// Log lines that wait for a JS thread that does not come; later ones are counted and dropped.
 const MAX_LOGS: usize = 1000;
@@ -25,6 +28,7 @@ const KIND_READY: u32 = 3;
 const KIND_LOAD_FAILED: u32 = 4;
 const KIND_LOG: u32 = 5;
 const KIND_CLOSED: u32 = 6;
+const KIND_PREDICTION: u32 = 7;
 
 const FLAG_FINISH: u32 = 1;
 const FLAG_ERROR: u32 = 2;
@@ -38,12 +42,28 @@ pub(crate) struct Outbox {
 
 #[derive(Default)]
 struct Waiting {
-    events: Vec<EngineOutput>,
+    events: Vec<Event>,
     /// Where in `events` a run's outputs are joined.
     runs: HashMap<u32, usize>,
     logs: usize,
     dropped_logs: usize,
     wake_pending: bool,
+}
+
+/// What waits for JS.
+enum Event {
+    /// Packed when it is fetched, since more may be joined to it.
+    Output(EngineOutput),
+    Packed(Vec<u32>),
+}
+
+impl From<EngineOutput> for Event {
+    fn from(output: EngineOutput) -> Self {
+        match output {
+            EngineOutput::Prediction(prediction) => Self::Packed(pack_prediction(&prediction)),
+            other => Self::Output(other),
+        }
+    }
 }
 
 impl Outbox {
@@ -55,17 +75,22 @@ impl Outbox {
     pub(crate) fn drain(&self) -> Vec<u32> {
         let mut waiting = std::mem::take(&mut *self.lock());
         if waiting.dropped_logs > 0 {
-            waiting.events.push(EngineOutput::Log(dropped_logs(waiting.dropped_logs)));
+            waiting.events.push(Event::Output(EngineOutput::Log(dropped_logs(waiting.dropped_logs))));
         }
         let mut record = Vec::new();
         for event in &waiting.events {
-            pack(&mut record, event);
+            match event {
+                Event::Output(output) => pack(&mut record, output),
+                Event::Packed(words) => record.extend_from_slice(words),
+            }
         }
         record
     }
 
     /// Adds outputs that do not come from the engine's thread.
     pub(crate) fn put(&self, outputs: Vec<EngineOutput>) {
+        // Not under the lock, for which the JS thread may wait.
+        let outputs: Vec<Event> = outputs.into_iter().map(Event::from).collect();
         let wake = {
             let mut waiting = self.lock();
             for output in outputs {
@@ -90,12 +115,12 @@ impl Outputs for Outbox {
 }
 
 impl Waiting {
-    fn add(&mut self, output: EngineOutput) {
-        match output {
-            EngineOutput::Run(output) => self.add_run(output),
-            EngineOutput::Log(_) if self.logs >= MAX_LOGS => self.dropped_logs += 1,
+    fn add(&mut self, event: Event) {
+        match event {
+            Event::Output(EngineOutput::Run(output)) => self.add_run(output),
+            Event::Output(EngineOutput::Log(_)) if self.logs >= MAX_LOGS => self.dropped_logs += 1,
             other => {
-                self.logs += usize::from(matches!(other, EngineOutput::Log(_)));
+                self.logs += usize::from(matches!(other, Event::Output(EngineOutput::Log(_))));
                 self.events.push(other);
             }
         }
@@ -104,11 +129,11 @@ impl Waiting {
     fn add_run(&mut self, output: RunOutput) {
         let finished = output.finish.is_some();
         let run = output.run;
-        if let Some(EngineOutput::Run(earlier)) = self.runs.get(&run).map(|&at| &mut self.events[at]) {
+        if let Some(Event::Output(EngineOutput::Run(earlier))) = self.runs.get(&run).map(|&at| &mut self.events[at]) {
             join(earlier, output);
         } else {
             self.runs.insert(run, self.events.len());
-            self.events.push(EngineOutput::Run(output));
+            self.events.push(Event::Output(EngineOutput::Run(output)));
         }
         if finished {
             // The number may be another run's before JS comes.
@@ -146,6 +171,7 @@ fn dropped_logs(count: usize) -> LogRecord {
 fn pack(record: &mut Vec<u32>, event: &EngineOutput) {
     match event {
         EngineOutput::Run(output) => pack_run(record, output),
+        EngineOutput::Prediction(prediction) => record.extend(pack_prediction(prediction)),
         EngineOutput::Progress(progress) => pack_json(record, KIND_PROGRESS, &json::<Progress>(progress)),
         EngineOutput::Log(log) => pack_json(record, KIND_LOG, &json::<LogRecord>(log)),
         EngineOutput::LoadFailed(error) => pack_json(record, KIND_LOAD_FAILED, &error.to_json()),
@@ -157,6 +183,15 @@ fn pack(record: &mut Vec<u32>, event: &EngineOutput) {
 fn pack_json(record: &mut Vec<u32>, kind: u32, json: &str) {
     record.extend([kind, 0, 0, 0, 0, 0, 0, 0, 0, json.len() as u32]);
     pack_bytes(record, json.as_bytes());
+}
+
+fn pack_prediction(prediction: &Prediction) -> Vec<u32> {
+    let (json, data) = describe(prediction);
+    let words = data.len().div_ceil(4) as u32;
+    let mut record = vec![KIND_PREDICTION, prediction.run, 0, 0, 0, words, 0, 0, 0, json.len() as u32];
+    pack_bytes(&mut record, &data);
+    pack_bytes(&mut record, json.as_bytes());
+    record
 }
 
 fn pack_run(record: &mut Vec<u32>, output: &RunOutput) {
@@ -210,6 +245,8 @@ mod tests {
         Arc,
         atomic::{AtomicUsize, Ordering::SeqCst},
     };
+
+    use pillion_core::forward::{Dtype, ForwardItem, Tensor};
 
     use super::*;
 
@@ -301,6 +338,20 @@ mod tests {
         assert_eq!(record[12], (-0.5f32).to_bits());
         assert_eq!(record[14..18], [7, 8, 9, 10]);
         assert_eq!(unpack(&record)[0].1, "éé");
+    }
+
+    #[test]
+    fn a_prediction_is_packed_between_the_others() {
+        let (outbox, _) = outbox();
+        let tensor = Tensor::new(Dtype::Uint8, vec![5], vec![1, 2, 3, 4, 5]).unwrap();
+        let item = ForwardItem { json: "null".into(), tensors: vec![(None, tensor)] };
+        let prediction = Prediction { run: 9, results: vec![Ok(item)] };
+        outbox.deliver(vec![text(1, "a", 1), EngineOutput::Prediction(prediction), text(1, "b", 2)]);
+        let record = outbox.drain();
+        let events = unpack(&record);
+        assert_eq!(events.iter().map(|e| e.0[0]).collect::<Vec<_>>(), [KIND_RUN, KIND_PREDICTION]);
+        assert_eq!((events[0].1.as_str(), events[1].0[1], events[1].0[5]), ("ab", 9, 2));
+        assert_eq!(record[21..23], [0x0403_0201, 5]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, Error, Result, WorkerStatus,
+    forward::{ForwardBatch, ForwardItem, ForwardOutput},
     step::{ROW_SAMPLE, Step, StepOutput},
 };
 
@@ -24,6 +25,7 @@ pub struct ScriptedBackend {
 enum Call {
     Start(BackendEvents),
     Submit(Step),
+    SubmitForward(ForwardBatch),
     Close,
 }
 
@@ -54,6 +56,10 @@ impl Backend for ScriptedBackend {
 
     fn submit(&mut self, step: &Step) -> Result<()> {
         self.tell(Call::Submit(step.clone()))
+    }
+
+    fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
+        self.tell(Call::SubmitForward(batch.clone()))
     }
 
     fn max_in_flight(&self) -> usize {
@@ -97,6 +103,28 @@ impl Script {
             Call::Submit(step) => step,
             other => panic!("{other:?} where a step was expected"),
         }
+    }
+
+    /// Loading ended well, with a model that predicts and does not generate.
+    pub fn ready_to_predict(&mut self) {
+        let mut info = crate::worker_info();
+        info.model.tasks = vec!["predict".to_owned()];
+        self.send(BackendEvent::Ready(Box::new(info)));
+    }
+
+    /// The next forward that the engine submits.
+    pub fn next_forward(&mut self) -> ForwardBatch {
+        match self.calls.recv_timeout(PATIENCE).expect("the engine submits a forward") {
+            Call::SubmitForward(batch) => batch,
+            other => panic!("{other:?} where a forward was expected"),
+        }
+    }
+
+    /// Answers a forward with one result per item, as `result(item)` says.
+    pub fn answer_forward(&mut self, batch: &ForwardBatch, result: impl Fn(&ForwardItem) -> Result<ForwardItem>) {
+        let results = batch.items.iter().map(result).collect();
+        let output = ForwardOutput { forward_id: batch.forward_id, forward_ns: 1000, results, error: None };
+        self.send(BackendEvent::ForwardDone(output));
     }
 
     /// Whether nothing more was asked for so far.

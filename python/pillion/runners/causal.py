@@ -20,7 +20,7 @@ from pillion._arena import Arena
 from pillion._config import LoadConfig, PretrainedModel, Progress
 from pillion._memory import free_host_bytes, trim_heap
 from pillion._sampling import Penalties, Sampled, SamplingRows, sample
-from pillion._step import NO_TOKEN, ROW_MASKED, ROW_SAMPLE, NewSequence, Step, encode_output
+from pillion._step import NO_TOKEN, ROW_MASKED, ROW_SAMPLE, NewSequence, Step, decode_step, encode_output
 from pillion.errors import PillionError, is_out_of_memory
 from pillion.runners._folder import ModelFolder
 from pillion.runners._load import LoadedModel, load_model
@@ -120,6 +120,10 @@ class CausalRunner:
                 "minP": defaults.min_p,
             },
         }
+
+    def run(self, record: bytes | bytearray | memoryview) -> bytes:
+        """Runs one step record."""
+        return self.step(decode_step(record))
 
     def step(self, step: Step) -> bytes:
         """Runs one step; gives its output record. What raises leaves every other slot as it was."""

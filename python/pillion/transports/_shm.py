@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pillion.errors import PillionError, StepRecordError
 from pillion.transports._base import Transport
+from pillion.transports._pool import TensorPool
 
 __all__ = ["RingShape", "ShmTransport"]
 
@@ -50,8 +51,10 @@ class RingShape:
 class ShmTransport(Transport):
     """The worker's side of both rings."""
 
-    def __init__(self, fds: list[int], steps: RingShape, answers: RingShape) -> None:
-        """Takes over the descriptors: ring of steps, ring of answers, doorbell of steps, doorbell of answers."""
+    def __init__(self, fds: list[int], steps: RingShape, answers: RingShape, pool: TensorPool | None = None) -> None:
+        """Takes over the descriptors: ring of steps, ring of answers, doorbell of steps, doorbell of answers; and the
+        pool."""
+        self.pool = pool
         self._fds = list(fds)
         self._maps: list[mmap.mmap] = []
         self._rung = 0
@@ -97,6 +100,8 @@ class ShmTransport(Transport):
         sequence = self._sent
         length = len(record)
         if length > self._answer_bytes:
+            if self.pool is not None:
+                self.pool.take_back()
             raise PillionError(
                 "unsupported",
                 f"an answer of {length} bytes is longer than the {self._answer_bytes} that the ring takes",
@@ -107,6 +112,8 @@ class ShmTransport(Transport):
         _ENTRY.pack_into(answers, (sequence & _ENTRY_MASK) * _ENTRY_LEN, sequence, _KIND_RECORD, length, offset)
         self._sent = sequence + 1
         os.eventfd_write(self._answer_bell, 1)
+        if self.pool is not None:
+            self.pool.sent()
 
     def close(self) -> None:
         fds, self._fds = self._fds, []
@@ -115,6 +122,8 @@ class ShmTransport(Transport):
         maps, self._maps = self._maps, []
         for mapped in maps:
             mapped.close()
+        if self.pool is not None:
+            self.pool.close()
 
     def _map(self, fd: int, shape: RingShape) -> mmap.mmap:
         size = os.fstat(fd).st_size

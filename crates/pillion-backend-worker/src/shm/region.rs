@@ -79,13 +79,20 @@ impl Region {
     #[must_use]
     pub(crate) fn read(&self, offset: usize, len: usize, out: &mut Vec<u8>) -> bool {
         out.clear();
+        self.append(offset, len, out)
+    }
+
+    /// The same, behind what `out` holds, which stays as it is if they lie outside.
+    #[must_use]
+    pub(crate) fn append(&self, offset: usize, len: usize, out: &mut Vec<u8>) -> bool {
         let Some(source) = self.range(offset, len) else { return false };
         out.reserve(len);
+        let held = out.len();
         // SAFETY: `range` checked that the bytes lie inside the mapping; `out` has room for them and is not part of it. Any byte is a
         // valid u8, so what the other side writes meanwhile cannot make an invalid value, and nobody looks at it before it is copied.
         unsafe {
-            ptr::copy_nonoverlapping(source.cast_const(), out.as_mut_ptr(), len);
-            out.set_len(len);
+            ptr::copy_nonoverlapping(source.cast_const(), out.as_mut_ptr().add(held), len);
+            out.set_len(held + len);
         }
         true
     }

@@ -98,7 +98,7 @@ impl RingWriter {
                     self.shape.slot_bytes
                 ),
             )
-            .with_remedy("lower limits.maxBatchTokens or limits.maxRunning, or send shorter prompts"));
+            .with_remedy("lower limits.maxBatchTokens or limits.maxRunning, or send less at once"));
         }
         let (slot, index) = (self.shape.slot(self.next), (self.next % u64::from(self.shape.slots)) as usize);
         // The record that was here has been read. A prefill may be large, and is rare.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use pillion_backend_echo::{EchoBackend, EchoOptions};
-use pillion_core::{Backend, Error, Limits};
+use pillion_core::{Backend, Error, Limits, PredictRequest, forward::ForwardItem};
 use pillion_engine::{Engine, EngineOptions, EngineOutput, Finish, Outputs, RunOutput, TokenData};
 use pillion_testkit::{Script, ScriptedBackend};
 use pillion_tokenize::Tokenizer;
@@ -91,6 +91,31 @@ impl Bench {
                 EngineOutput::Run(run) => self.kept.push(run),
                 _ => {}
             }
+        }
+    }
+
+    /// Begins a call of `predict` with these items.
+    pub fn predict(&self, run: u32, items: &[&str]) {
+        self.predict_within(run, items, None);
+    }
+
+    pub fn predict_within(&self, run: u32, items: &[&str], timeout_ms: Option<f64>) {
+        let items = items.iter().map(|json| ForwardItem { json: (*json).to_owned(), tensors: Vec::new() }).collect();
+        let request_id = format!("call-{run}");
+        let request = PredictRequest { request_id: request_id.clone(), items, timeout_ms };
+        self.engine().predict_from(run, request_id, move || Ok(request));
+    }
+
+    /// Waits for the results of a call; each as its JSON.
+    pub fn results(&mut self, run: u32) -> Vec<Result<String, Error>> {
+        let output = self.wait_for(|o| match o {
+            EngineOutput::Prediction(p) => p.run == run,
+            EngineOutput::Run(r) => r.run == run,
+            _ => false,
+        });
+        match output {
+            EngineOutput::Prediction(p) => p.results.into_iter().map(|r| r.map(|item| item.json)).collect(),
+            other => panic!("{other:?} where results were expected"),
         }
     }
 
