@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pillion
 from pillion import _life, _step
@@ -32,7 +32,10 @@ from pillion.errors import PillionError, StepRecordError, error_json
 from pillion.transports import Transport
 from pillion.transports._shm import RingShape, ShmTransport
 
-__all__ = ["Control", "StepHandler", "main", "serve"]
+if TYPE_CHECKING:
+    from pillion.transports._grpc import GrpcServer
+
+__all__ = ["Control", "StepHandler", "main", "serve", "serve_grpc"]
 
 TRANSPORT_VERSION: Final = 1
 """Of the control messages and of the rings; the other side refuses another one."""
@@ -66,7 +69,6 @@ def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHan
         }
     )
     load, (*fds, life) = control.receive_load()
-    transport = ShmTransport(fds, RingShape.from_json(load["steps"]), RingShape.from_json(load["answers"]))
     logging.getLogger().addHandler(_LogHandler(control))
     if logging.getLogger().level == logging.WARNING:
         # The level that nobody has set; the other side filters by itself.
@@ -76,6 +78,7 @@ def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHan
     listener.start()
     listener.is_ready.wait()
     try:
+        ways = _open_ways(load, fds)
         handler = _load(load["config"], control, open_handler)
     except BaseException as error:
         control.send({"type": "failed", "error": json.loads(error_json(error, "load"))})
@@ -85,8 +88,35 @@ def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHan
     # What has been loaded stays until the process ends; no collection in the middle of a step need look at it.
     gc.collect()
     gc.freeze()
-    serve(transport, handler, control)
+    if isinstance(ways, Transport):
+        serve(ways, handler, control)
+    else:
+        serve_grpc(ways, handler, control)
     _leave(0)
+
+
+def _open_ways(load: Mapping[str, Any], fds: list[int]) -> Transport | GrpcServer:
+    """What the steps come by: rings, or a socket with gRPC."""
+    if "grpc" not in load:
+        return ShmTransport(fds, RingShape.from_json(load["steps"]), RingShape.from_json(load["answers"]))
+    # Only here: shared memory needs no package.
+    from pillion.transports._grpc import GrpcServer
+
+    listen = load["grpc"]
+    return GrpcServer(listen["path"], listen["maxRecordBytes"], ends_with_stream=True)
+
+
+def serve_grpc(server: GrpcServer, handler: StepHandler, control: Control | None = None) -> None:
+    """Says that the worker is ready and answers steps until it is told to end."""
+    try:
+        with _Stopping():
+            server.publish(handler)
+            if control is not None:
+                control.send({"type": "ready", "info": dict(handler.info())})
+            server.work()
+    finally:
+        handler.close()
+        server.close()
 
 
 def serve(transport: Transport, handler: StepHandler, control: Control | None = None) -> None:

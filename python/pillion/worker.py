@@ -108,3 +108,9 @@ def _step_id(record: bytes | bytearray | memoryview) -> int:
         return int(struct.unpack_from("<Q", record, 16)[0])
     except (struct.error, TypeError, BufferError):
         return 0
+
+
+if __name__ == "__main__":
+    from pillion._listen import main
+
+    main()
