@@ -13,21 +13,24 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import pillion
 from pillion import _serve
 from pillion._config import LoadConfig, LoadLimits, PretrainedModel, Progress
 from pillion.errors import PillionError
 
-__all__ = ["main", "run"]
+__all__ = ["detach", "main", "run"]
 
 log = logging.getLogger("pillion")
+
+_LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Ends with 0 when it was asked to end, with 1 if it could not begin."""
     options = _parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
     try:
         from pillion.worker import Handler
 
@@ -35,6 +38,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except PillionError as error:
         hint = f"\\nhint: {error.remedy}" if error.remedy else ""
         print(f"{error.code}: {error.message}{hint}", file=sys.stderr)
+        _serve._leave(1)
+    _serve._leave(0)
+
+
+def detach(address: str, max_record_bytes: str, config: str) -> None:
+    """A worker that an engine starts to outlive it: leaves the engine's session, prints its process id, and goes on in a
+    process that has no parent. What it writes goes to a file beside the socket."""
+    from pillion.transports._grpc import socket_path
+    from pillion.worker import Handler
+
+    # Both before the fork: what is wrong with them is then told to the engine.
+    log_path = socket_path(address) + ".log"
+    load = LoadConfig.from_json(config)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+    os.makedirs(os.path.dirname(log_path), mode=0o700, exist_ok=True)
+    log_fd = os.open(log_path, flags, 0o600)
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        os._exit(0)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (log_fd, 1), (log_fd, 2)):
+        os.dup2(source, target)
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    try:
+        run(address, int(max_record_bytes), load, Handler)
+    except BaseException as error:
+        logging.getLogger("pillion").error("the worker could not begin", exc_info=error)
         _serve._leave(1)
     _serve._leave(0)
 

@@ -22,7 +22,7 @@ from pillion import _step
 from pillion.errors import PackageMissingError, PillionError, StepRecordError
 from pillion.transports import _messages
 from pillion.transports._grpc import ERROR_KEY, GrpcServer, negotiate, socket_path
-from records import StepRecord, sequence
+from records import StepRecord, decode_output, sequence
 
 MESSAGES = _messages.MESSAGES
 METHOD = "/pillion.worker.v1.Worker/"
@@ -161,7 +161,7 @@ def test_what_standard_libraries_write_is_what_is_read() -> None:
 def test_an_output_keeps_all_its_sections() -> None:
     top = struct.pack("<IIf", 0, 5, -0.5)
     record = _step.encode_output(4, 9, struct.pack("<I", 3), struct.pack("<f", -1.5), top, '{"message": "ü"}')
-    reply = _messages.reply_of_record(record).step
+    reply = _messages.step_output_of_record(record)
     assert (reply.step_id, reply.forward_ns, reply.tokens, reply.logprobs) == (4, 9, b"\x03\0\0\0", b"\0\0\xc0\xbf")
     assert [(t.index, t.id, t.logprob) for t in reply.top] == [(0, 5, -0.5)]
     assert json.loads(reply.error)["message"] == "ü"
@@ -188,6 +188,20 @@ def test_a_stream_is_answered_in_order_on_the_one_thread(start: Callable[..., En
     assert len(handler.threads) == 1
     health = engine.call("Health", MESSAGES["HealthRequest"](), "HealthReply")
     assert (health.state, health.steps, health.slots_in_use) == (2, 51, 1)
+
+
+def test_a_record_is_answered_with_a_record_and_its_slots_are_known(start: Callable[..., Engine]) -> None:
+    engine = start(Handler())
+    records = [a_step().encode(), StepRecord(step_id=2, rows=[(1, 2, 1, 1)]).encode(), b"no record"]
+    replies = list(engine.steps(iter([MESSAGES["StepsRequest"](record=record) for record in records])))
+    outputs = [decode_output(reply.record) for reply in replies]
+    assert [o.step_id for o in outputs] == [1 << 40, 2, 0]
+    assert outputs[2].error is not None
+    assert engine.call("Health", MESSAGES["HealthRequest"](), "HealthReply").slots_in_use == 1
+    assert engine.call("ClearCache", MESSAGES["ClearCacheRequest"](), "ClearCacheReply").freed == 1
+    with pytest.raises(grpc.RpcError) as caught:
+        list(engine.steps(iter([MESSAGES["StepsRequest"]()])))
+    assert "neither" in str(caught.value)
 
 
 def test_the_unary_forms_run_the_same_handler(start: Callable[..., Engine]) -> None:
@@ -282,8 +296,8 @@ def test_forward_records_pass_as_they_are(start: Callable[..., Engine]) -> None:
     engine = start(Handler(lambda asked: record if asked == b"asked" else b""))
     request = MESSAGES["ForwardRecord"](record=b"asked")
     assert engine.call("Forward", request, "ForwardRecord").record == record
-    stream = engine.steps(iter([MESSAGES["StepsRequest"](forward=request)]))
-    assert next(stream).forward.record == record
+    stream = engine.steps(iter([MESSAGES["StepsRequest"](record=b"asked")]))
+    assert next(stream).record == record
 
 
 def test_a_handler_that_knows_no_forward_says_so(start: Callable[..., Engine]) -> None:

@@ -6,6 +6,8 @@
 
 mod common;
 
+const TRANSPORT: pillion_backend_worker::Transport = pillion_backend_worker::Transport::Shm;
+
 use std::{fs, path::PathBuf, time::Duration};
 
 use common::{Harness, LONG, fake, options, signal, step, wait_until};

@@ -39,7 +39,9 @@ fn the_generated_code_is_that_of_the_proto_file() {
     );
     for line in descriptor.chunks(56) {
         python.push_str("    ");
-        line.iter().for_each(|byte| write!(python, "{byte:02x}").unwrap());
+        for byte in line {
+            write!(python, "{byte:02x}").unwrap();
+        }
         python.push('\n');
     }
     python.push_str("    \"\"\"\n)\n");

@@ -22,15 +22,9 @@ from typing import Any, Final, Protocol
 
 import pillion
 from pillion import _step
-from pillion.errors import PillionError, UnsupportedError, error_json
+from pillion.errors import PillionError, StepRecordError, UnsupportedError, error_json
 from pillion.transports._grpcio import grpc
-from pillion.transports._messages import (
-    MESSAGES,
-    record_of_request,
-    record_of_step,
-    reply_of_record,
-    step_output_of_record,
-)
+from pillion.transports._messages import MESSAGES, record_of_step, step_output_of_record
 
 __all__ = ["OLDEST_PROTOCOL", "PROTOCOL", "GrpcServer", "Served", "negotiate", "socket_path"]
 
@@ -51,9 +45,18 @@ _SLACK: Final = 64 * 1024
 _STREAM_END: Final = 2.0
 _THREADS: Final = 8
 _MAX_CALLS: Final = 64
+# Where in a step record the counts of freed slots and of new sequences are.
+_NUM_FREED: Final = slice(36, 40)
+_NUM_NEW: Final = slice(44, 48)
+_NONE: Final = bytes(4)
+# The kind in the header of a record that answers a forward record.
+_KIND: Final = slice(6, 8)
+_FORWARD_OUTPUT: Final = b"\x04\x00"
 _STATES: Final = {"loading": 1, "ready": 2, "closing": 3}
 
 log = logging.getLogger("pillion")
+
+_reply: Final = MESSAGES["StepsReply"]
 
 
 class Served(Protocol):
@@ -172,6 +175,7 @@ class GrpcServer:
             pid=os.getpid(),
             worker=self._worker,
             max_message_bytes=self._max_bytes,
+            record_version=_step.VERSION,
         )
 
     def _health(self, _request: Any, _context: Any) -> Any:
@@ -234,12 +238,11 @@ class GrpcServer:
         return len(slots)
 
     def _forward(self, request: Any, context: Any) -> Any:
-        record = self._alone(lambda: self._answer(request.record), context)
-        reply = reply_of_record(record)
-        if reply.WhichOneof("reply") == "forward":
-            return reply.forward
-        # A worker that does not know the kind answers as to a step.
-        data = json.loads(reply.step.error)
+        record = self._alone(lambda: self._step(request.record), context)
+        if record[_KIND] == _FORWARD_OUTPUT:
+            return MESSAGES["ForwardRecord"](record=record)
+        # A handler that does not know the kind answers as to a step.
+        data = json.loads(step_output_of_record(record).error)
         raise PillionError(data["code"], data["message"])
 
     def _stream_steps(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
@@ -249,13 +252,25 @@ class GrpcServer:
         self._claim(over)
         # The other side waits for it before it says that it is ready.
         context.send_initial_metadata(())
+        step = self._here()
+        max_bytes, note, failed, reply = self._max_bytes, self._note_slots, _failed, _reply
         try:
+            # In the way of every step, in caches that gRPC has emptied: a call here costs microseconds.
             for request in requests:
-                if request.WhichOneof("request") == "step":
-                    self._note_slots(request.step)
-                reply = reply_of_record(self._main.run(self._answer, record_of_request(request)))
+                record = request.record
+                is_typed = not record
+                if is_typed:
+                    record = _record_of(request)
+                if record[_NUM_FREED] != _NONE or record[_NUM_NEW] != _NONE:
+                    note(record)
+                try:
+                    answer = step(record)
+                except (Exception, SystemExit, KeyboardInterrupt) as error:
+                    answer = failed(record, error)
+                if len(answer) > max_bytes:
+                    answer = self._too_long(record, answer)
                 self._steps += 1
-                yield reply
+                yield reply(step=step_output_of_record(answer)) if is_typed else reply(record=answer)
         except grpc.RpcError:
             # The engine has gone.
             return
@@ -286,29 +301,37 @@ class GrpcServer:
         return self._main.run(call, timeout=context.time_remaining())
 
     def _answer_step(self, step: Any) -> bytes:
-        self._note_slots(step)
-        self._steps += 1
-        return self._answer(record_of_step(step))
+        return self._step(record_of_step(step))
 
-    def _note_slots(self, step: Any) -> None:
-        if step.freed:
-            self._slots.difference_update(slot for (slot,) in struct.iter_unpack("<I", step.freed))
-        if step.new:
-            self._slots.update(new.slot for new in step.new)
-
-    def _answer(self, record: bytes) -> bytes:
+    def _step(self, record: bytes) -> bytes:
+        """Runs one record, on the main thread."""
+        if record[_NUM_FREED] != _NONE or record[_NUM_NEW] != _NONE:
+            self._note_slots(record)
         assert self._handler is not None
         try:
             answer = self._handler.step(record)
-        except Exception as error:
-            return _failed(record, error)
-        except (SystemExit, KeyboardInterrupt) as error:
-            # A model that raises them ends its rows, not the process.
-            return _failed(record, error)
-        if len(answer) > self._max_bytes:
-            message = f"an answer of {len(answer)} bytes is longer than the {self._max_bytes} that a message takes"
-            return _failed(record, UnsupportedError(message))
-        return answer
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            # A model that raises the last two ends its rows, not the process.
+            answer = _failed(record, error)
+        self._steps += 1
+        return answer if len(answer) <= self._max_bytes else self._too_long(record, answer)
+
+    def _here(self) -> Callable[[bytes], bytes]:
+        """The handler's step, to be called from this thread."""
+        assert self._handler is not None
+        step = self._handler.step
+        return step if self._main.is_here() else lambda record: bytes(self._main.run(step, record))
+
+    def _note_slots(self, record: bytes) -> None:
+        """Keeps count for `ClearCache`. What cannot be read is the handler's to say."""
+        with contextlib.suppress(PillionError):
+            step = _step.decode_step(record)
+            self._slots.difference_update(step.freed)
+            self._slots.update(new.slot for new in step.new)
+
+    def _too_long(self, record: bytes, answer: bytes) -> bytes:
+        message = f"an answer of {len(answer)} bytes is longer than the {self._max_bytes} that a message takes"
+        return _failed(record, UnsupportedError(message))
 
 
 class _MainThread(futures.ThreadPoolExecutor):
@@ -327,7 +350,7 @@ class _MainThread(futures.ThreadPoolExecutor):
 
     def run(self, call: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:
         """Runs the call there, or here if this is that thread, and gives what it gives."""
-        if threading.get_ident() == self._thread:
+        if self.is_here():
             return call(*args)
         future = self.submit(call, *args)
         try:
@@ -335,6 +358,10 @@ class _MainThread(futures.ThreadPoolExecutor):
         except futures.TimeoutError:
             future.cancel()
             raise
+
+    def is_here(self) -> bool:
+        """Whether the caller is on that thread."""
+        return threading.get_ident() == self._thread
 
     def work(self) -> None:
         """Until `stop`."""
@@ -440,6 +467,12 @@ def _refuse(context: Any, error: Exception) -> None:
         del data["python"]
     context.set_trailing_metadata(((ERROR_KEY, json.dumps(data).encode()),))
     context.abort(grpc.StatusCode.FAILED_PRECONDITION, data["message"].encode("ascii", "replace").decode())
+
+
+def _record_of(request: Any) -> bytes:
+    if not request.HasField("step"):
+        raise StepRecordError("a message of the stream has neither a step nor a record")
+    return record_of_step(request.step)
 
 
 def _failed(record: bytes, error: BaseException) -> bytes:

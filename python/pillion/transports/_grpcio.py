@@ -14,14 +14,15 @@ __all__ = ["grpc"]
 def _import() -> Any:
     # The poller of gRPC's own event engine hands each read from thread to thread: 25 of 90 us of a round trip.
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
-    try:
-        importlib.import_module("google.protobuf.message_factory")
-        return importlib.import_module("grpc")
-    except ImportError as error:
-        raise PackageMissingError(
-            f"the grpc bridge needs the packages grpcio and protobuf, and {error.name or error} is not installed",
-            remedy="run `pip install 'pillion[grpc]'` in the worker's environment, or use the shm bridge",
-        ) from error
+    for package, module in (("protobuf", "google.protobuf.message_factory"), ("grpcio", "grpc")):
+        try:
+            imported = importlib.import_module(module)
+        except ImportError as error:
+            raise PackageMissingError(
+                f"the grpc bridge needs the package {package}, which cannot be imported",
+                remedy="run `pip install 'pillion[grpc]'` in the worker's environment, or use the shm bridge",
+            ) from error
+    return imported
 
 
 grpc: Final = _import()

@@ -16,11 +16,10 @@ from pillion import _step
 from pillion.errors import StepRecordError
 from pillion.transports._worker_proto import DESCRIPTOR
 
-__all__ = ["MESSAGES", "record_of_request", "record_of_step", "reply_of_record", "step_output_of_record"]
+__all__ = ["MESSAGES", "record_of_step", "step_output_of_record"]
 
-_KIND_FORWARD: Final = 2
-_KIND_FORWARD_OUTPUT: Final = 4
-_STEP_HEADER: Final = struct.Struct("<IHHIIQQ14I")
+_STEP_HEADER: Final = struct.Struct("<IHHIIQQ12I")
+_NAMED_STEP_HEADER: Final = struct.Struct("<IHHIIQQ14I")
 _OUTPUT_HEADER: Final = struct.Struct("<IHHIIQQ8I")
 _TOP: Final = struct.Struct("<IIf")
 _LENGTH: Final = struct.Struct("<I")
@@ -52,40 +51,29 @@ def _load() -> dict[str, Any]:
 MESSAGES: Final = _load()
 """Every message's class, by its name."""
 
-_StepsReply: Final = MESSAGES["StepsReply"]
 _StepOutput: Final = MESSAGES["StepOutput"]
 _TopLogprob: Final = MESSAGES["TopLogprob"]
-_ForwardRecord: Final = MESSAGES["ForwardRecord"]
-
-
-def record_of_request(request: Any) -> bytes:
-    """The record in a message of the `Steps` stream."""
-    kind = request.WhichOneof("request")
-    if kind == "step":
-        return record_of_step(request.step)
-    if kind == "forward":
-        record: bytes = request.forward.record
-        return record
-    raise StepRecordError("a message of the stream has neither a step nor a forward record")
 
 
 def record_of_step(step: Any) -> bytes:
     """The record that says what the message says."""
     freed, prompts, copies, bitmask, rows = step.freed, step.prompts, step.copies, step.bitmask, step.rows
-    new, ids = (_new_sequences(step), _request_ids(step)) if step.new else (b"", b"")
-    at_freed = _STEP_HEADER.size
+    new = _new_sequences(step) if step.new else b""
+    ids = _request_ids(step) if step.request_ids else b""
+    header = _STEP_HEADER if not ids else _NAMED_STEP_HEADER
+    at_freed = header.size
     at_new = at_freed + len(freed)
     at_prompts = at_new + len(new)
     at_copies = at_prompts + len(prompts)
     at_bitmask = at_copies + len(copies)
     at_rows = at_bitmask + len(bitmask)
     at_ids = at_rows + len(rows)
-    header = _STEP_HEADER.pack(
+    fields = (
         _step.MAGIC,
         _step.VERSION,
         _step.KIND_STEP,
         at_ids + len(ids),
-        7,
+        7 if ids else 6,
         step.step_id,
         0,
         at_freed,
@@ -100,10 +88,9 @@ def record_of_step(step: Any) -> bytes:
         len(bitmask) // 4,
         at_rows,
         len(rows) // 16,
-        at_ids,
-        len(ids),
     )
-    return b"".join((header, freed, new, prompts, copies, bitmask, rows, ids))
+    head = header.pack(*fields) if not ids else header.pack(*fields, at_ids, len(ids))
+    return b"".join((head, freed, new, prompts, copies, bitmask, rows, ids))
 
 
 def _new_sequences(step: Any) -> bytes:
@@ -131,13 +118,6 @@ def _request_ids(step: Any) -> bytes:
     texts = [text.encode("utf-8") for text in step.request_ids]
     data = b"".join(_LENGTH.pack(len(text)) + text for text in texts)
     return data + bytes(-len(data) % 4)
-
-
-def reply_of_record(record: bytes) -> Any:
-    """The message of the `Steps` stream for an output record."""
-    if len(record) >= _step.HEADER.size and record[6] == _KIND_FORWARD_OUTPUT:
-        return _StepsReply(forward=_ForwardRecord(record=record))
-    return _StepsReply(step=step_output_of_record(record))
 
 
 def step_output_of_record(record: bytes) -> Any:

@@ -40,6 +40,7 @@ pub(crate) fn options(entry: &str, model_options: Value) -> WorkerOptions {
     };
     let mut options = WorkerOptions::new(python(), python_path, load);
     entry.clone_into(&mut options.entry);
+    options.transport = crate::TRANSPORT;
     options.max_record_bytes = 1 << 20;
     options.env.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()));
     // Most tests want to see how it ended.

@@ -1,0 +1,256 @@
+//! The life with a worker that is not our child: somebody started it, and it goes on when we have gone.
+//!
+//! Everything happens on the supervisor's thread. What is lost here is the connection; a new one is to the same worker, or to another in its
+//! place, and begins with every slot free.
+
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+
+use pillion_core::{BackendEvent, BackendEvents, Error, ErrorCode, Result, WorkerInfo};
+use rustix::process::{Pid, PidfdFlags};
+use tokio::{
+    io::unix::AsyncFd,
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tonic::Streaming;
+
+use super::{
+    client::{Client, Failure},
+    detached, proto,
+    ready::watch,
+    stream::{StepSender, carry},
+};
+use crate::{
+    backend::WorkerState,
+    flight::Flight,
+    link::{Arrivals, Link, lock},
+    mailbox::{Mail, Mailbox},
+    options::{Attach, SuperviseOptions},
+    session::{Context, SessionEnd, after},
+};
+
+/// The step of an engine that has gone may still run in the worker.
+const CLEAR: Duration = Duration::from_secs(60);
+/// Between two looks whether a worker that is starting listens already.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Attaches, runs, and comes back when the connection has ended or was given up.
+pub(crate) fn run(context: Context<'_>, place: &Attach) -> SessionEnd {
+    context.mailbox.forget_process();
+    let runtime = match super::runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return SessionEnd::NotReady(error),
+    };
+    let end = runtime.block_on(async {
+        match watch(context.mailbox.fd()) {
+            Ok(mail) => Attached { context, place, mail }.live().await,
+            Err(e) => SessionEnd::NotReady(Error::internal(format!("the mailbox cannot be waited for: {e}"))),
+        }
+    });
+    *lock(&context.shared.link) = None;
+    *lock(&context.shared.flight) = Flight::default();
+    let state = if matches!(end, SessionEnd::Closed) { WorkerState::Closed } else { WorkerState::Lost };
+    lock(&context.shared.status).state = state;
+    end
+}
+
+struct Attached<'a, 'fd> {
+    context: Context<'a>,
+    place: &'a Attach,
+    mail: AsyncFd<std::os::fd::BorrowedFd<'fd>>,
+}
+
+/// A worker that takes steps.
+struct Reached {
+    client: Client,
+    info: Box<WorkerInfo>,
+    sender: StepSender,
+    replies: Streaming<proto::StepsReply>,
+}
+
+impl Attached<'_, '_> {
+    async fn live(&self) -> SessionEnd {
+        let reached = tokio::select! {
+            reached = self.reach() => reached,
+            () = self.closed() => return SessionEnd::Closed,
+        };
+        match reached {
+            Ok(reached) => self.drive(reached).await,
+            Err(error) => SessionEnd::NotReady(error),
+        }
+    }
+
+    /// Until somebody wants an end.
+    async fn closed(&self) {
+        while self.mail().await.close.is_none() {}
+    }
+
+    async fn mail(&self) -> Mail {
+        if let Ok(mut guard) = self.mail.readable().await {
+            guard.clear_ready();
+        }
+        self.context.mailbox.take_if_any()
+    }
+
+    async fn reach(&self) -> Result<Reached> {
+        let options = self.context.options;
+        let wait = options.supervise.start_timeout;
+        let client = match Client::connect(&self.place.socket, options.max_record_bytes).await {
+            Ok(client) => client,
+            Err(Failure::Gone(_)) if self.place.start => {
+                let process = detached::start(options, &self.place.socket)?;
+                timeout(wait, self.listening(&process))
+                    .await
+                    .unwrap_or_else(|_| Err(process.failed(&format!("it did not listen within {wait:?}"))))?
+            }
+            Err(failure) => return Err(failure.into_error()),
+        };
+        lock(&self.context.shared.status).pid = client.pid.unwrap_or(0);
+        // First the version, then the weights.
+        client.info(None).await.map_err(Failure::into_error)?;
+        let (reply, info) = client.info(Some(wait)).await.map_err(Failure::into_error)?;
+        let info = info.ok_or_else(|| Error::internal("the worker said that it is loaded, but not what"))?;
+        lock(&self.context.shared.status).pid = client.pid.unwrap_or(reply.pid);
+        client.clear_cache(CLEAR).await.map_err(Failure::into_error)?;
+        let (mut sender, requests) = StepSender::new(options.max_record_bytes);
+        sender.suit(&reply);
+        let replies = client.steps(requests).await.map_err(Failure::into_error)?;
+        Ok(Reached { client, info: Box::new(info), sender, replies })
+    }
+
+    /// Until the worker that was started can be connected to.
+    async fn listening(&self, process: &detached::Process) -> Result<Client> {
+        loop {
+            match Client::connect(&self.place.socket, self.context.options.max_record_bytes).await {
+                Ok(client) => return Ok(client),
+                Err(Failure::Said(error)) => return Err(error),
+                Err(Failure::Gone(_)) if process.is_alive() => sleep(LOOK).await,
+                Err(Failure::Gone(_)) => return Err(process.failed("it ended before it listened")),
+            }
+        }
+    }
+
+    async fn drive(&self, reached: Reached) -> SessionEnd {
+        let Reached { client, info, sender, replies } = reached;
+        let Context { options, shared, events, .. } = self.context;
+        let supervise = &options.supervise;
+        *lock(&shared.flight) = Flight::default();
+        let arrivals = Arrivals { flight: Arc::clone(&shared.flight), events: BackendEvents::clone(events) };
+        *lock(&shared.link) = Some(Link::attached(sender, Arc::clone(&shared.flight)));
+        lock(&shared.status).state = WorkerState::Ready;
+        events.send(BackendEvent::Ready(info));
+
+        let answers = carry(replies, &arrivals);
+        tokio::pin!(answers);
+        let gone = process_end(client.pid);
+        tokio::pin!(gone);
+        let mut pulse = Pulse::start(&client, supervise);
+        let mut closing: Option<Instant> = None;
+        loop {
+            let look = closing.unwrap_or_else(|| self.look());
+            tokio::select! {
+                biased;
+                ended = &mut answers => {
+                    let Err(failure) = ended else { return self.end(closing, None) };
+                    return self.end(closing, Some(failure.into_error()));
+                }
+                mail = self.mail() => {
+                    if mail.abort {
+                        let client = client.clone();
+                        // The step is answered either way.
+                        tokio::spawn(async move { client.abort().await.map_err(drop) });
+                    }
+                    if let Some(timeout) = mail.close {
+                        // The end of the steps: the worker answers those under way and then ends the stream.
+                        *lock(&shared.link) = None;
+                        closing = Some(after(Instant::now().into_std(), timeout).into());
+                    }
+                }
+                () = &mut gone => return self.end(closing, Some(self.error("its process ended"))),
+                silent = &mut pulse.0 => {
+                    // A step may keep the GIL from the thread that answers; whether it hangs is judged by the step.
+                    if closing.is_none() && lock(&shared.flight).len() == 0 {
+                        let error = silent.unwrap_or_else(|e| Error::internal(format!("the heartbeat ended: {e}")));
+                        return self.end(None, Some(error));
+                    }
+                    pulse = Pulse::start(&client, supervise);
+                }
+                () = sleep_until(look) => {
+                    if closing.is_some() {
+                        return SessionEnd::Closed;
+                    }
+                    let hung = lock(&shared.flight).deadline(supervise).filter(|(at, ..)| *at <= Instant::now().into_std());
+                    if let Some((_, step_id, limit)) = hung {
+                        return self.end(None, Some(self.error(&format!("step {step_id} was not answered within {limit:?}"))));
+                    }
+                }
+            }
+        }
+    }
+
+    /// When to look again for a step that hangs. Nobody tells us of a new one.
+    fn look(&self) -> Instant {
+        let supervise = &self.context.options.supervise;
+        let now = std::time::Instant::now();
+        let soon = after(now, supervise.heartbeat.min(supervise.hang_min));
+        lock(&self.context.shared.flight).deadline(supervise).map_or(soon, |(at, ..)| at.min(soon)).into()
+    }
+
+    fn end(&self, closing: Option<Instant>, reason: Option<Error>) -> SessionEnd {
+        if closing.is_some() {
+            return SessionEnd::Closed;
+        }
+        let reason = reason.unwrap_or_else(|| self.error("it ended the stream of steps"));
+        let error = match reason.code() {
+            ErrorCode::WorkerLost => reason,
+            code => self.error(reason.message()).with_cause(format_args!("{code}: {}", reason.message())),
+        };
+        SessionEnd::Lost { error, is_told: false }
+    }
+
+    fn error(&self, what: &str) -> Error {
+        let socket = self.place.socket.display();
+        Error::new(ErrorCode::WorkerLost, format!("the worker at unix:{socket} is lost: {what}"))
+    }
+}
+
+/// Asks for a sign of life again and again; ends with the error when none comes.
+struct Pulse(JoinHandle<Error>);
+
+impl Pulse {
+    fn start(client: &Client, supervise: &SuperviseOptions) -> Self {
+        let (client, beat, patience) = (client.clone(), supervise.heartbeat, supervise.heartbeat_timeout);
+        Self(tokio::spawn(async move {
+            loop {
+                sleep(beat).await;
+                if let Err(failure) = client.health(patience).await {
+                    let message = format!("no sign of life came for {patience:?}");
+                    return Error::new(ErrorCode::WorkerLost, message).with_cause(failure.into_error().message());
+                }
+            }
+        }))
+    }
+}
+
+impl Drop for Pulse {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Until the process ends; for ever if the system does not show it to us.
+async fn process_end(pid: Option<u32>) {
+    let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    let fd: Option<OwnedFd> = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).ok());
+    match fd.map(watch) {
+        Some(Ok(fd)) => drop(fd.readable().await),
+        _ => std::future::pending().await,
+    }
+}
+
+impl Mailbox {
+    /// As `take`, for one who may have been woken for nothing.
+    fn take_if_any(&self) -> Mail {
+        if self.has_mail() { self.take() } else { Mail::default() }
+    }
+}
