@@ -20,7 +20,7 @@ from pillion import _serve
 from pillion._config import LoadConfig, LoadLimits, PretrainedModel, Progress
 from pillion.errors import PillionError
 
-__all__ = ["detach", "main", "run"]
+__all__ = ["detach", "main", "run", "socket_path"]
 
 log = logging.getLogger("pillion")
 
@@ -43,9 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def detach(address: str, max_record_bytes: str, config: str) -> None:
-    """A worker that an engine starts to outlive it: leaves the engine's session, prints its process id, and goes on in a
-    process that has no parent. What it writes goes to a file beside the socket."""
-    from pillion.transports._grpc import socket_path
+    """A worker that an engine starts to outlive it: leaves the engine's session, prints its process id, and goes on
+    without a parent. What it writes goes to a file beside the socket."""
     from pillion.worker import Handler
 
     # Both before the fork: what is wrong with them is then told to the engine.
@@ -78,7 +77,8 @@ def run(
     open_handler: Callable[[LoadConfig, Progress], _serve.StepHandler],
 ) -> None:
     """Listens, loads, and runs steps until SIGTERM or SIGINT. Raises `PillionError` if it cannot."""
-    from pillion.transports._grpc import GrpcServer, socket_path
+    # Only now: it may be missing, and nothing of it may be there before a fork.
+    from pillion.transports._grpc import GrpcServer
 
     _serve._prepare_process()
     signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
@@ -91,6 +91,16 @@ def run(
         raise
     log.info("process %d listens on %s", os.getpid(), address)
     _serve.serve_grpc(server, handler)
+
+
+def socket_path(address: str) -> str:
+    """The path in `unix:/path`."""
+    scheme, _, path = address.partition(":")
+    if scheme != "unix" or not path.startswith("/"):
+        raise PillionError(
+            "invalid_argument", f"the address must be unix: and an absolute path, got {address!r}", param="listen"
+        )
+    return path
 
 
 def _log_progress(stage: str, done: float, total: float | None) -> None:

@@ -19,9 +19,10 @@ import pytest
 
 import pillion
 from pillion import _step
+from pillion._listen import socket_path
 from pillion.errors import PackageMissingError, PillionError, StepRecordError
 from pillion.transports import _messages
-from pillion.transports._grpc import ERROR_KEY, GrpcServer, negotiate, socket_path
+from pillion.transports._grpc import ERROR_KEY, GrpcServer, negotiate
 from records import StepRecord, decode_output, sequence
 
 MESSAGES = _messages.MESSAGES

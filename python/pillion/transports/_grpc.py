@@ -26,7 +26,7 @@ from pillion.errors import PillionError, StepRecordError, UnsupportedError, erro
 from pillion.transports._grpcio import grpc
 from pillion.transports._messages import MESSAGES, record_of_step, step_output_of_record
 
-__all__ = ["OLDEST_PROTOCOL", "PROTOCOL", "GrpcServer", "Served", "negotiate", "socket_path"]
+__all__ = ["OLDEST_PROTOCOL", "PROTOCOL", "GrpcServer", "Served", "negotiate"]
 
 PROTOCOL: Final = 1
 """The version of `pillion.worker.v1` that this side speaks."""
@@ -391,16 +391,6 @@ def negotiate(oldest: int, newest: int, ours: tuple[int, int] = (OLDEST_PROTOCOL
             remedy="update the older of the two; each speaks the version before its own too",
         )
     return version
-
-
-def socket_path(address: str) -> str:
-    """The path in `unix:/path`."""
-    scheme, _, path = address.partition(":")
-    if scheme != "unix" or not path.startswith("/"):
-        raise PillionError(
-            "invalid_argument", f"the address must be unix: and an absolute path, got {address!r}", param="listen"
-        )
-    return path
 
 
 def _free(path: str) -> str:

@@ -5,6 +5,8 @@ use pillion_core::{
     step::{self, Step, StepOutput},
 };
 
+use prost::Message;
+
 use super::proto::{self, steps_reply::Reply, steps_request::Request};
 
 /// How steps are put into messages.
@@ -34,6 +36,15 @@ pub(super) fn request(step: &Step, form: Form) -> proto::StepsRequest {
         Form::Fields => Request::Step(message(step)),
     };
     proto::StepsRequest { request: Some(request) }
+}
+
+/// Bytes of the step in it.
+pub(super) fn size(request: &proto::StepsRequest) -> usize {
+    match &request.request {
+        Some(Request::Record(record)) => record.len(),
+        Some(Request::Step(step)) => step.encoded_len(),
+        None => 0,
+    }
 }
 
 fn message(step: &Step) -> proto::Step {
@@ -88,10 +99,8 @@ pub(super) fn output(reply: proto::StepsReply) -> Result<StepOutput> {
 
 #[cfg(test)]
 mod tests {
-    use pillion_core::ErrorCode;
-    use prost::Message;
-
     use super::*;
+    use pillion_core::ErrorCode;
 
     #[test]
     fn a_packed_field_is_the_section_of_the_record() {

@@ -7,7 +7,6 @@ use std::{
 };
 
 use pillion_core::{Error, ErrorCode, Result, step::Step};
-use prost::Message;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Streaming, codegen::tokio_stream::wrappers::UnboundedReceiverStream};
 
@@ -60,7 +59,7 @@ impl StepSender {
     /// Hands a step over.
     pub(crate) fn send(&self, step: &Step) -> Result<()> {
         let request = messages::request(step, self.form);
-        let len = request.encoded_len();
+        let len = messages::size(&request);
         if len > self.max_record_bytes {
             let message =
                 format!("a step of {len} bytes is longer than the {} that a message takes", self.max_record_bytes);
