@@ -51,7 +51,7 @@ impl WorkerOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Transport {
-    /// Through memory that both processes map. Linux only.
+    /// Through memory that both processes map.
     #[default]
     Shm,
     /// As messages of `proto/worker.proto` over a Unix socket. The worker needs Python's grpcio.

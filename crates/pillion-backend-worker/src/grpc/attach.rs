@@ -3,9 +3,9 @@
 //! Everything happens on the supervisor's thread. What is lost here is the connection; a new one is to the same worker, or to another in its
 //! place, and begins with every slot free.
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use std::{os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
-use pillion_core::{BackendEvent, BackendEvents, Error, ErrorCode, Result, WorkerInfo};
+use pillion_core::{BackendEvent, BackendEvents, Error, ErrorCode, LoadConfig, ModelSource, Result, WorkerInfo};
 use rustix::process::{Pid, PidfdFlags};
 use tokio::{
     io::unix::AsyncFd,
@@ -110,6 +110,7 @@ impl Attached<'_, '_> {
         client.info(None).await.map_err(Failure::into_error)?;
         let (reply, info) = client.info(Some(wait)).await.map_err(Failure::into_error)?;
         let info = info.ok_or_else(|| Error::internal("the worker said that it is loaded, but not what"))?;
+        same_model(&options.load, &info)?;
         lock(&self.context.shared.status).pid = client.pid.unwrap_or(reply.pid);
         client.clear_cache(CLEAR).await.map_err(Failure::into_error)?;
         let (mut sender, requests) = StepSender::new(options.max_record_bytes);
@@ -214,6 +215,25 @@ impl Attached<'_, '_> {
     }
 }
 
+/// A worker cannot be told what to load: it must have loaded what is wanted.
+fn same_model(wanted: &LoadConfig, info: &WorkerInfo) -> Result<()> {
+    let refused = |what: &str, wanted: &str, got: &str| {
+        Err(Error::new(ErrorCode::InvalidArgument, format!("the worker's {what} is {got}, not {wanted}"))
+            .with_param("workers")
+            .with_remedy(format!("start a worker with {wanted}, or leave it as the worker has it")))
+    };
+    if let ModelSource::Pretrained { path, .. } = &wanted.model {
+        let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
+        if name != info.model.name {
+            return refused("model", &name, &info.model.name);
+        }
+    }
+    match (&wanted.dtype, &info.model.dtype) {
+        (Some(wanted), Some(got)) if wanted != got => refused("dtype", wanted, got),
+        _ => Ok(()),
+    }
+}
+
 /// Asks for a sign of life again and again; ends with the error when none comes.
 struct Pulse(JoinHandle<Error>);
 
@@ -252,5 +272,46 @@ impl Mailbox {
     /// As `take`, for one who may have been woken for nothing.
     fn take_if_any(&self) -> Mail {
         if self.has_mail() { self.take() } else { Mail::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pillion_core::{GenerationDefaults, LoadLimits, ModelInfo};
+
+    use super::*;
+
+    #[test]
+    fn another_model_or_dtype_is_refused() {
+        let wanted = |path: &str, dtype: Option<&str>| LoadConfig {
+            model: ModelSource::Pretrained { path: path.to_owned(), trust_remote_code: false },
+            device: None,
+            dtype: dtype.map(str::to_owned),
+            num_threads: 1,
+            limits: LoadLimits { max_context: None, max_batch_tokens: 1, max_running: 1, kv_cache_bytes: None },
+        };
+        let model = ModelInfo {
+            name: "m".to_owned(),
+            tasks: Vec::new(),
+            tier: None,
+            tier_reason: None,
+            dtype: Some("float32".to_owned()),
+            device: None,
+            max_context: 1,
+            vocab_size: 1,
+            num_slots: 1,
+            kv_tokens: 1,
+            eos_token_ids: Vec::new(),
+            defaults: GenerationDefaults::default(),
+        };
+        let info = WorkerInfo { version: String::new(), step_version: 1, pid: 1, python: None, model };
+        assert!(same_model(&wanted("/a/m", None), &info).is_ok());
+        assert!(same_model(&wanted("/b/m", Some("float32")), &info).is_ok());
+        for (wanted, part) in
+            [(wanted("/a/n", None), "model is m, not n"), (wanted("/a/m", Some("bfloat16")), "dtype is float32")]
+        {
+            let error = same_model(&wanted, &info).unwrap_err();
+            assert!(error.code() == ErrorCode::InvalidArgument && error.message().contains(part), "{error}");
+        }
     }
 }
