@@ -103,7 +103,11 @@ impl Attached<'_, '_> {
                     .await
                     .unwrap_or_else(|_| Err(process.failed(&format!("it did not listen within {wait:?}"))))?
             }
-            Err(failure) => return Err(failure.into_error()),
+            Err(failure) => {
+                let socket = self.place.socket.display();
+                let command = format!("python -m pillion.worker --listen unix:{socket} --model DIR");
+                return Err(failure.into_error().with_param("workers").with_remedy(format!("start one: {command}")));
+            }
         };
         lock(&self.context.shared.status).pid = client.pid.unwrap_or(0);
         // First the version, then the weights.

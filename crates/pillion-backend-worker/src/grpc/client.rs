@@ -143,8 +143,8 @@ impl Client {
         request: Q,
     ) -> Result<R, Failure> {
         let mut request = Request::new(request);
-        request.set_timeout(timeout);
-        // Here too: a worker that is stopped keeps no deadline.
+        // The worker's side of the deadline. Ours comes first: a worker that is stopped keeps none, and ours says more.
+        request.set_timeout(timeout.saturating_add(Duration::from_secs(1)));
         let reply = within(timeout, method(self.inner.clone(), request)).await.map_err(|e| Failure::Gone(lost(&e)))?;
         reply.map(tonic::Response::into_inner).map_err(|status| failure(&status))
     }
@@ -194,6 +194,4 @@ fn lost(cause: &dyn std::fmt::Display) -> Error {
 fn nobody(path: &Path, cause: &dyn std::fmt::Display) -> Error {
     let message = format!("no worker can be reached at unix:{}: {cause}", path.display());
     Error::new(ErrorCode::BridgeUnavailable, message)
-        .with_param("workers")
-        .with_remedy(format!("start one: python -m pillion.worker --listen unix:{} --model DIR", path.display()))
 }
