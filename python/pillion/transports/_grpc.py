@@ -92,6 +92,9 @@ class GrpcServer:
             ("grpc.max_receive_message_length", max_record_bytes + _SLACK),
             ("grpc.max_send_message_length", max_record_bytes + _SLACK),
             ("grpc.so_reuseport", 0),
+            # One window for all; to measure the way by pings costs a frame for each step.
+            ("grpc.http2.bdp_probe", 0),
+            ("grpc.http2.lookahead_bytes", 1 << 20),
         ]
         self._server = grpc.server(pool, options=options, maximum_concurrent_rpcs=_MAX_CALLS)
         self._server.add_generic_rpc_handlers((self._service(),))
