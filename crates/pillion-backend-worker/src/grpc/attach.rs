@@ -93,33 +93,51 @@ impl Attached<'_, '_> {
     }
 
     async fn reach(&self) -> Result<Reached> {
-        let options = self.context.options;
-        let wait = options.supervise.start_timeout;
-        let client = match Client::connect(&self.place.socket, options.max_record_bytes).await {
-            Ok(client) => client,
+        let (options, socket) = (self.context.options, &self.place.socket);
+        match Client::connect(socket, options.max_record_bytes).await {
+            Ok(client) => self.greet(client).await.map_err(Failure::into_error),
             Err(Failure::Gone(_)) if self.place.start => {
-                let process = detached::start(options, &self.place.socket)?;
-                timeout(wait, self.listening(&process))
-                    .await
-                    .unwrap_or_else(|_| Err(process.failed(&format!("it did not listen within {wait:?}"))))?
+                let process = detached::start(options, socket)?;
+                let reached = self.reach_started(&process).await;
+                if reached.is_err() {
+                    // Nobody knows of it but us.
+                    process.terminate();
+                }
+                reached
             }
             Err(failure) => {
-                let socket = self.place.socket.display();
-                let command = format!("python -m pillion.worker --listen unix:{socket} --model DIR");
-                return Err(failure.into_error().with_param("workers").with_remedy(format!("start one: {command}")));
+                let command = format!("python -m pillion.worker --listen unix:{} --model DIR", socket.display());
+                Err(failure.into_error().with_param("workers").with_remedy(format!("start one: {command}")))
             }
-        };
-        lock(&self.context.shared.status).pid = client.pid.unwrap_or(0);
+        }
+    }
+
+    async fn reach_started(&self, process: &detached::Process) -> Result<Reached> {
+        let wait = self.context.options.supervise.start_timeout;
+        let client = timeout(wait, self.listening(process))
+            .await
+            .unwrap_or_else(|_| Err(process.failed(&format!("it did not listen within {wait:?}"))))?;
+        self.greet(client).await.map_err(|failure| match failure {
+            Failure::Said(error) => error,
+            Failure::Gone(error) => process.failed(error.message()),
+        })
+    }
+
+    /// What an engine says before its first step.
+    async fn greet(&self, client: Client) -> Result<Reached, Failure> {
+        let (options, status) = (self.context.options, &self.context.shared.status);
+        lock(status).pid = client.pid.unwrap_or(0);
         // First the version, then the weights.
-        client.info(None).await.map_err(Failure::into_error)?;
-        let (reply, info) = client.info(Some(wait)).await.map_err(Failure::into_error)?;
-        let info = info.ok_or_else(|| Error::internal("the worker said that it is loaded, but not what"))?;
-        same_model(&options.load, &info)?;
-        lock(&self.context.shared.status).pid = client.pid.unwrap_or(reply.pid);
-        client.clear_cache(CLEAR).await.map_err(Failure::into_error)?;
+        client.info(None).await?;
+        let (reply, info) = client.info(Some(options.supervise.start_timeout)).await?;
+        let nothing = || Failure::Said(Error::internal("the worker said that it is loaded, but not what"));
+        let info = info.ok_or_else(nothing)?;
+        same_model(&options.load, &info).map_err(Failure::Said)?;
+        lock(status).pid = client.pid.unwrap_or(reply.pid);
+        client.clear_cache(CLEAR).await?;
         let (mut sender, requests) = StepSender::new(options.max_record_bytes);
         sender.suit(&reply);
-        let replies = client.steps(requests).await.map_err(Failure::into_error)?;
+        let replies = client.steps(requests).await?;
         Ok(Reached { client, info: Box::new(info), sender, replies })
     }
 

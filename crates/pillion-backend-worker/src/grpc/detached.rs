@@ -9,7 +9,7 @@ use std::{
 };
 
 use pillion_core::{Error, ErrorCode, Result, WorkerExit};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use crate::options::WorkerOptions;
 
@@ -59,6 +59,11 @@ fn log_file(socket: &Path) -> PathBuf {
 impl Process {
     pub(super) fn is_alive(&self) -> bool {
         rustix::process::test_kill_process(self.pid).is_ok()
+    }
+
+    /// Asks it to end.
+    pub(super) fn terminate(&self) {
+        let _ = rustix::process::kill_process(self.pid, Signal::TERM);
     }
 
     /// Why it cannot be attached to, with the last of what it wrote.
