@@ -703,7 +703,8 @@ declare class Tokenizer {
 
 /**
  * A way from Rust to Python. `'embedded'`: CPython inside this process, the cheapest; a segfault in Python ends Node. `'shm'`: a
- * supervised Python process over shared memory; if it dies, streams go on in a new one. `'grpc'`: not part of this version.
+ * supervised Python process over shared memory; if it dies, streams go on in a new one. `'grpc'`: the same over gRPC on a Unix socket, and
+ * the way to workers that somebody else started (`workers`); it needs `pip install 'pillion[grpc]'`, and a step costs ten times as much.
  */
 type Bridge = 'embedded' | 'shm' | 'grpc'
 /** The bounds of an engine. Full means refused at once. */
@@ -779,8 +780,19 @@ interface EngineOptions extends Call {
    * `CONDA_PREFIX`, else the nearest `.venv` upward from the working directory, else `python3`.
    */
   readonly python?: string | undefined
-  /** The way to Python. `PILLION_BRIDGE` overrides `'auto'`. Default: `'auto'`, which is `'embedded'` in this version. */
+  /**
+   * The way to Python. `PILLION_BRIDGE` overrides `'auto'`. Default: `'auto'`, the first of `'embedded'`, `'shm'` and `'grpc'` that can be
+   * used; `status().fallbacks` and the log say why another one could not.
+   */
   readonly bridge?: 'auto' | Bridge | undefined
+  /**
+   * How many Python processes, which is 1 in this version; or the address of one that was started with
+   * `python -m pillion.worker --listen unix:/path --model DIR`. Such a worker is not ended with the engine, and keeps its weights for
+   * the next one. It must have been given the same model. Default: 1.
+   */
+  readonly workers?: number | readonly string[] | undefined
+  /** Whether a worker named in `workers` that is not there is started. It outlives this process. Default: false. */
+  readonly startWorkers?: boolean | undefined
   /** A torch device, such as `'cpu'` or `'cuda:0'`. Default: the best there is. */
   readonly device?: string | undefined
   /** A torch dtype, such as `'float32'`. Default: the one that is fast on the device; `status()` tells. */

@@ -53,12 +53,20 @@ describe('load', () => {
     }
   })
 
-  test('bridges of later versions are refused by name', async () => {
+  test('bridges and workers that cannot be are refused by name', async () => {
     const folder = tempFolder()
     writeFileSync(join(folder, 'config.json'), '{}')
-    const error = await refused(Engine.load({ model: folder, bridge: 'grpc' }), 'bridge_unavailable', 'bridge')
-    expect(error.remedy).toContain('embedded')
-    await refused(Engine.load({ model: folder, bridge: 'pipe' as never }), 'invalid_argument', 'bridge')
+    const load = (options: object) => Engine.load({ model: folder, ...options })
+    await refused(load({ bridge: 'pipe' }), 'invalid_argument', 'bridge')
+    await refused(load({ bridge: 'shm', workers: ['unix:/run/w'] }), 'invalid_argument', 'bridge')
+    await refused(load({ workers: 2 }), 'unsupported', 'workers')
+    for (const workers of [0, 1.5, [], ['tcp:host:1'], [7]]) {
+      await refused(load({ workers }), 'invalid_argument', 'workers')
+    }
+    const error = await refused(load({ workers: [`unix:${join(folder, 'nobody')}`] }), 'bridge_unavailable', 'workers')
+    expect(error.remedy).toContain(`python -m pillion.worker --listen unix:${folder}`)
+    const long = await refused(load({ workers: [`unix:/${'x'.repeat(200)}`] }), 'bridge_unavailable')
+    expect(long.message).toContain('107')
   })
 
   test('a signal that is aborted already, or while it loads, rejects with its reason', async () => {

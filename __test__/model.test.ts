@@ -1,11 +1,12 @@
 // The real model of the test set-up, through the whole chain. `npm test` fetches and converts it; without it these tests say so and are skipped.
 import { execFile } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import path from 'node:path'
 import { promisify } from 'node:util'
 
 import { Engine } from '../src/index'
 import { describe, expect, test } from 'vitest'
+import { runNode, tempFolder } from './helpers'
 
 import { runNode } from './helpers'
 
@@ -92,30 +93,70 @@ describe.skipIf(!isThere)(`SmolLM2 in ${path.relative(root, model)}`, () => {
     },
   )
 
-  test('a stream over shared memory goes on after its worker was killed', { timeout: 400_000 }, async () => {
-    const engine = await Engine.load({ model, python, dtype: 'float32', bridge: 'shm' })
-    try {
-      const request = { prompt: 'The three laws of robotics are', maxTokens: 32, temperature: 0 }
-      const undisturbed = await engine.generate(request).text
-      const run = engine.generate(request)
-      let killed = 0
-      let text = ''
-      for await (const delta of run.textStream) {
-        text += delta
-        if (killed === 0) {
-          killed = engine.status().workers[0]!.pid
-          expect(killed).not.toBe(process.pid)
-          process.kill(killed, 'SIGKILL')
+  test.each(['shm', 'grpc'] as const)(
+    'a stream over %s goes on after its worker was killed',
+    { timeout: 400_000 },
+    async (asked) => {
+      const engine = await Engine.load({ model, python, dtype: 'float32', bridge: asked })
+      try {
+        const request = { prompt: 'The three laws of robotics are', maxTokens: 32, temperature: 0 }
+        const undisturbed = await engine.generate(request).text
+        const run = engine.generate(request)
+        let killed = 0
+        let text = ''
+        for await (const delta of run.textStream) {
+          text += delta
+          if (killed === 0) {
+            killed = engine.status().workers[0]!.pid
+            expect(killed).not.toBe(process.pid)
+            process.kill(killed, 'SIGKILL')
+          }
         }
+        expect(text).toBe(undisturbed)
+        const { bridge, workers } = engine.status()
+        expect({ bridge, restarts: workers[0]!.restarts }).toEqual({ bridge: asked, restarts: 1 })
+        expect(workers[0]!.pid).not.toBe(killed)
+      } finally {
+        await engine.close()
       }
-      expect(text).toBe(undisturbed)
-      const { bridge, workers } = engine.status()
-      expect({ bridge, restarts: workers[0]!.restarts }).toEqual({ bridge: 'shm', restarts: 1 })
-      expect(workers[0]!.pid).not.toBe(killed)
-    } finally {
-      await engine.close()
-    }
-  })
+    },
+  )
+
+  test(
+    'a worker that was started to stay serves the next engine with the weights it has',
+    { timeout: 400_000 },
+    async () => {
+      const socket = path.join(tempFolder(), 'w', 's')
+      const options = { model, python, dtype: 'float32', workers: [`unix:${socket}`] }
+      const request = { prompt: 'The three laws of robotics are', maxTokens: 16, temperature: 0 }
+      const killed = await runNode(
+        `const engine = await pillion.Engine.load({ ...${JSON.stringify(options)}, startWorkers: true })
+       const run = engine.generate({ ...${JSON.stringify(request)}, maxTokens: 2000, ignoreEos: true })
+       for await (const text of run.textStream) {
+         require('node:fs').writeSync(1, String(engine.status().workers[0].pid))
+         process.kill(process.pid, 'SIGKILL')
+       }`,
+        {},
+        300_000,
+      )
+      expect(killed.signal, killed.stderr).toBe('SIGKILL')
+      const worker = Number(killed.stdout)
+      try {
+        const engine = await Engine.load(options)
+        const text = await engine.generate(request).text
+        expect(engine.status()).toMatchObject({ bridge: 'grpc', workers: [{ pid: worker, restarts: 0 }] })
+        await engine.close()
+        const embedded = await Engine.load({ model, python, dtype: 'float32' })
+        expect(await embedded.generate(request).text).toBe(text)
+        await embedded.close()
+        // It is nobody's, and has loaded once.
+        process.kill(worker, 0)
+        expect(readFileSync(`${socket}.log`, 'utf8').match(/weights: done/g)).toHaveLength(1)
+      } finally {
+        process.kill(worker, 'SIGTERM')
+      }
+    },
+  )
 
   test('memory stays flat over five load and close cycles', { timeout: 400_000 }, async () => {
     // A process of its own, so that nothing else counts; collected garbage is not what a close leaves behind.

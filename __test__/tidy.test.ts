@@ -40,6 +40,10 @@ const homes: Record<string, string> = {
   rayon: 'pillion-tokenize',
   tokenizers: 'pillion-tokenize',
   minijinja: 'pillion-tokenize',
+  // Of the worker's gRPC; a server of our own will have a home of its own.
+  prost: 'pillion-backend-worker',
+  tokio: 'pillion-backend-worker',
+  tonic: 'pillion-backend-worker',
 }
 
 /** Names under `[dependencies]`, also those under `[target.'cfg(..)'.dependencies]`; not the ones that only tests use. */

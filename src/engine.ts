@@ -10,7 +10,8 @@ import { Tokenizer, toIds } from './tokenizer'
 
 /**
  * A way from Rust to Python. `'embedded'`: CPython inside this process, the cheapest; a segfault in Python ends Node. `'shm'`: a
- * supervised Python process over shared memory; if it dies, streams go on in a new one. `'grpc'`: not part of this version.
+ * supervised Python process over shared memory; if it dies, streams go on in a new one. `'grpc'`: the same over gRPC on a Unix socket, and
+ * the way to workers that somebody else started (`workers`); it needs `pip install 'pillion[grpc]'`, and a step costs ten times as much.
  */
 export type Bridge = 'embedded' | 'shm' | 'grpc'
 
@@ -84,8 +85,19 @@ export interface EngineOptions extends Call {
    * `CONDA_PREFIX`, else the nearest `.venv` upward from the working directory, else `python3`.
    */
   readonly python?: string | undefined
-  /** The way to Python. `PILLION_BRIDGE` overrides `'auto'`. Default: `'auto'`, which is `'embedded'` in this version. */
+  /**
+   * The way to Python. `PILLION_BRIDGE` overrides `'auto'`. Default: `'auto'`, the first of `'embedded'`, `'shm'` and `'grpc'` that can be
+   * used; `status().fallbacks` and the log say why another one could not.
+   */
   readonly bridge?: 'auto' | Bridge | undefined
+  /**
+   * How many Python processes, which is 1 in this version; or the address of one that was started with
+   * `python -m pillion.worker --listen unix:/path --model DIR`. Such a worker is not ended with the engine, and keeps its weights for
+   * the next one. It must have been given the same model. Default: 1.
+   */
+  readonly workers?: number | readonly string[] | undefined
+  /** Whether a worker named in `workers` that is not there is started. It outlives this process. Default: false. */
+  readonly startWorkers?: boolean | undefined
   /** A torch device, such as `'cpu'` or `'cuda:0'`. Default: the best there is. */
   readonly device?: string | undefined
   /** A torch dtype, such as `'float32'`. Default: the one that is fast on the device; `status()` tells. */
@@ -334,6 +346,8 @@ const loadShape = {
   model: kinds.any,
   python: kinds.string,
   bridge: oneOf('auto', ...bridges),
+  workers: kinds.countOrStrings,
+  startWorkers: kinds.boolean,
   device: kinds.string,
   dtype: kinds.string,
   trustRemoteCode: kinds.boolean,
@@ -393,8 +407,9 @@ function checkLoadOptions(options: EngineOptions): void {
 }
 
 function loadJson(options: EngineOptions): string {
-  const { model, python, bridge, device, dtype, trustRemoteCode, limits, threads } = options
-  return toJson({ model, python, bridge, device, dtype, trustRemoteCode, limits, threads, pythonFolder })
+  const { model, python, bridge, workers, startWorkers, device, dtype, trustRemoteCode, limits, threads } = options
+  const place = { python, bridge, workers, startWorkers, device, dtype, pythonFolder }
+  return toJson({ model, trustRemoteCode, limits, threads, ...place })
 }
 
 function samplingJson(request: Sampling): string {

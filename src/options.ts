@@ -34,6 +34,10 @@ export const kinds = {
   bytes: kind('a Uint8Array with UTF-8', (v) => v instanceof Uint8Array),
   signal: kind('an AbortSignal', (v) => v instanceof AbortSignal),
   strings: kind('a string or an array of strings', (v) => typeof v === 'string' || isStrings(v)),
+  countOrStrings: kind(
+    'an integer of at least 1 or an array of strings',
+    (v) => isStrings(v) || (Number.isSafeInteger(v) && (v as number) >= 1),
+  ),
   booleanOrStrings: kind('true, false or an array of strings', (v) => typeof v === 'boolean' || isStrings(v)),
   any: kind('a value', () => true),
 } as const satisfies Record<string, Kind>

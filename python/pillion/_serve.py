@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pillion
 from pillion import _forward, _life, _step
@@ -33,7 +33,10 @@ from pillion.transports import Transport
 from pillion.transports._pool import PoolShape, TensorPool
 from pillion.transports._shm import RingShape, ShmTransport
 
-__all__ = ["Control", "StepHandler", "main", "serve"]
+if TYPE_CHECKING:
+    from pillion.transports._grpc import GrpcServer
+
+__all__ = ["Control", "StepHandler", "main", "serve", "serve_grpc"]
 
 TRANSPORT_VERSION: Final = 1
 """Of the control messages and of the rings; the other side refuses another one."""
@@ -66,10 +69,7 @@ def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHan
             "pid": os.getpid(),
         }
     )
-    load, fds = control.receive_load()
-    (*rings, life), pools = fds[:5], fds[5:]
-    pool = TensorPool(pools, PoolShape.from_json(load["pool"])) if load.get("pool") else None
-    transport = ShmTransport(rings, RingShape.from_json(load["steps"]), RingShape.from_json(load["answers"]), pool)
+    load, (*fds, life) = control.receive_load()
     logging.getLogger().addHandler(_LogHandler(control))
     if logging.getLogger().level == logging.WARNING:
         # The level that nobody has set; the other side filters by itself.
@@ -79,6 +79,7 @@ def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHan
     listener.start()
     listener.is_ready.wait()
     try:
+        ways = _open_ways(load, fds)
         handler = _load(load["config"], control, open_handler)
     except BaseException as error:
         control.send({"type": "failed", "error": json.loads(error_json(error, "load"))})
@@ -86,13 +87,42 @@ def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHan
         return
     listener.on_abort = getattr(handler, "abort", None)
     use_pool = getattr(handler, "use_pool", None)
-    if pool is not None and use_pool is not None:
-        use_pool(pool)
+    if isinstance(ways, ShmTransport) and ways.pool is not None and use_pool is not None:
+        use_pool(ways.pool)
     # What has been loaded stays until the process ends; no collection in the middle of a step need look at it.
     gc.collect()
     gc.freeze()
-    serve(transport, handler, control)
+    if isinstance(ways, Transport):
+        serve(ways, handler, control)
+    else:
+        serve_grpc(ways, handler, control)
     _leave(0)
+
+
+def _open_ways(load: Mapping[str, Any], fds: list[int]) -> Transport | GrpcServer:
+    """What the steps come by: rings, or a socket with gRPC."""
+    if "grpc" not in load:
+        rings, pools = fds[:4], fds[4:]
+        pool = TensorPool(pools, PoolShape.from_json(load["pool"])) if load.get("pool") else None
+        return ShmTransport(rings, RingShape.from_json(load["steps"]), RingShape.from_json(load["answers"]), pool)
+    # Only here: shared memory needs no package.
+    from pillion.transports._grpc import GrpcServer
+
+    listen = load["grpc"]
+    return GrpcServer(listen["path"], listen["maxRecordBytes"], ends_with_stream=True)
+
+
+def serve_grpc(server: GrpcServer, handler: StepHandler, control: Control | None = None) -> None:
+    """Says that the worker is ready and answers steps until it is told to end."""
+    try:
+        with _Stopping():
+            server.publish(handler)
+            if control is not None:
+                control.send({"type": "ready", "info": dict(handler.info())})
+            server.work()
+    finally:
+        handler.close()
+        server.close()
 
 
 def serve(transport: Transport, handler: StepHandler, control: Control | None = None) -> None:

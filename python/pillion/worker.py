@@ -127,3 +127,9 @@ def _package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+if __name__ == "__main__":
+    from pillion._listen import main
+
+    main()

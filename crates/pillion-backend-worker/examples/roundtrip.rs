@@ -1,6 +1,6 @@
 //! What a step costs that does nothing: submitted in Rust, decoded and answered in a Python process.
 //!
-//! `cargo run --release -p pillion-backend-worker --example roundtrip [-- --free] [--rows N] [--rounds N]`. Pinned to one core unless `--free`.
+//! `cargo run --release -p pillion-backend-worker --example roundtrip [-- --free] [--rows N] [--rounds N] [--transport grpc]`. Pinned to one core unless `--free`.
 //! `PILLION_PYTHON` names the interpreter. Two figures: until the backend's event (`answered`), and until the submitting thread has it
 //! (`received`), which is one more change of threads. With `--kill N` it kills an idle worker N times instead, and measures until
 //! the backend's event.
@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pillion_backend_worker::{WorkerBackend, WorkerOptions};
+use pillion_backend_worker::{Transport, WorkerBackend, WorkerOptions};
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, LoadConfig, LoadLimits, ModelSource,
     step::{ROW_SAMPLE, Row, Step},
@@ -31,12 +31,16 @@ fn main() {}
 #[cfg(target_os = "linux")]
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let transport = match arguments.iter().position(|a| a == "--transport").and_then(|at| arguments.get(at + 1)) {
+        Some(name) if name == "grpc" => Transport::Grpc,
+        _ => Transport::Shm,
+    };
     let number = |name: &str, default: usize| {
         let at = arguments.iter().position(|a| a == name);
         at.and_then(|at| arguments.get(at + 1)).and_then(|n| n.parse().ok()).unwrap_or(default)
     };
     if arguments.iter().any(|a| a == "--kill") {
-        return kill(number("--kill", 20));
+        return kill(transport, number("--kill", 20));
     }
     let is_free = arguments.iter().any(|a| a == "--free");
     if !is_free {
@@ -47,10 +51,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let rows = number("--rows", 32);
     let place = if is_free { "free" } else { "one core" };
-    println!("{rows} rows, {place}, microseconds");
+    println!("{transport:?}, {rows} rows, {place}, microseconds");
     println!("{:>6} {:>13} {:>13} {:>13} {:>13}", "round", "answered p50", "p99", "received p50", "p99");
     for round in 1..=number("--rounds", 5) {
-        let (mut answered, mut received) = measure(rows)?;
+        let (mut answered, mut received) = measure(transport, rows)?;
         let [a, b] = [&mut answered, &mut received].map(|times| {
             times.sort_unstable();
             [times[times.len() / 2], times[times.len() * 99 / 100]].map(|t| t.as_secs_f64() * 1e6)
@@ -87,9 +91,9 @@ impl Queue {
 
 /// From the signal to the event, and from the event to the next worker that takes steps.
 #[cfg(target_os = "linux")]
-fn kill(times: usize) -> Result<(), Box<dyn Error>> {
+fn kill(transport: Transport, times: usize) -> Result<(), Box<dyn Error>> {
     let events = Arc::new(Queue::default());
-    let mut options = options();
+    let mut options = options(transport);
     options.supervise.restart.max_restarts = u32::MAX;
     options.supervise.restart.backoff_max = Duration::ZERO;
     let mut backend = WorkerBackend::new(options);
@@ -124,9 +128,9 @@ fn kill(times: usize) -> Result<(), Box<dyn Error>> {
 }
 
 /// Times until the backend's event, and until this thread has it.
-fn measure(rows: usize) -> Result<(Vec<Duration>, Vec<Duration>), Box<dyn Error>> {
+fn measure(transport: Transport, rows: usize) -> Result<(Vec<Duration>, Vec<Duration>), Box<dyn Error>> {
     let events = Arc::new(Queue::default());
-    let mut backend = WorkerBackend::new(options());
+    let mut backend = WorkerBackend::new(options(transport));
     let to_queue = Arc::clone(&events);
     backend.start(BackendEvents::new(move |event| to_queue.push(event)))?;
     loop {
@@ -163,7 +167,7 @@ fn measure(rows: usize) -> Result<(Vec<Duration>, Vec<Duration>), Box<dyn Error>
     Ok((answered, received))
 }
 
-fn options() -> WorkerOptions {
+fn options(transport: Transport) -> WorkerOptions {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     let limits = LoadLimits { max_context: None, max_batch_tokens: 64, max_running: 32, kv_cache_bytes: None };
     let model = ModelSource::Class { spec: "noop:Noop".to_owned(), options: serde_json::Value::Null };
@@ -171,6 +175,7 @@ fn options() -> WorkerOptions {
     let python = std::env::var("PILLION_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let mut options =
         WorkerOptions::new(python, vec![crate_dir.join("../../python"), crate_dir.join("examples")], load);
+    options.transport = transport;
     "noop_worker".clone_into(&mut options.entry);
     options
 }

@@ -1,4 +1,4 @@
-//! What stands in for the worker backend where shared memory with descriptors is not to be had.
+//! What stands in for the worker backend where a child cannot be tied to its parent's life.
 
 use std::time::Duration;
 
@@ -24,12 +24,12 @@ impl WorkerBackend {
 impl Backend for WorkerBackend {
     fn start(&mut self, events: BackendEvents) -> Result<()> {
         self.events = Some(events);
-        Err(Error::new(ErrorCode::BridgeUnavailable, "the shm bridge runs on Linux only")
-            .with_remedy("use the grpc bridge, or the embedded one"))
+        Err(Error::new(ErrorCode::BridgeUnavailable, "worker processes run on Linux only")
+            .with_remedy("use the embedded bridge"))
     }
 
     fn submit(&mut self, _: &Step) -> Result<()> {
-        Err(Error::new(ErrorCode::BridgeUnavailable, "the shm bridge runs on Linux only"))
+        Err(Error::new(ErrorCode::BridgeUnavailable, "worker processes run on Linux only"))
     }
 
     fn submit_forward(&mut self, _: &ForwardBatch) -> Result<()> {

@@ -30,23 +30,38 @@ const MAX_FDS: usize = 7;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(crate) enum ToWorker {
-    /// Map the rings and load. Carries the descriptors: ring of steps, ring of answers, doorbell of steps, doorbell of answers, page of
-    /// life; with a pool, those of inputs and of results.
+    /// Map the rings, or listen, and load. Carries the descriptors: ring of steps, ring of answers, doorbell of steps, doorbell of answers,
+    /// page of life; with a pool, those of inputs and of results before the page; or, with `grpc`, the page of life alone.
     Load {
         /// What to load.
         config: Box<LoadConfig>,
         /// How often to send [`FromWorker::Heartbeat`].
         heartbeat_ms: u64,
         /// The ring that the worker reads.
-        steps: RingShape,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        steps: Option<RingShape>,
         /// The ring that the worker writes.
-        answers: RingShape,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answers: Option<RingShape>,
         /// For large tensors; the same both ways.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pool: Option<PoolShape>,
+        /// In place of the rings: where to listen.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        grpc: Option<Listen>,
     },
     /// Cut the running step short where that is possible.
     Abort,
+}
+
+/// Where a worker serves `proto/worker.proto`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Listen {
+    /// The socket, in a folder of mode 0700.
+    pub(crate) path: String,
+    /// The longest step and the longest answer.
+    pub(crate) max_record_bytes: u64,
 }
 
 /// What the worker says.

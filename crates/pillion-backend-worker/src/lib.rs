@@ -14,6 +14,8 @@ mod control;
 #[cfg(target_os = "linux")]
 mod flight;
 #[cfg(target_os = "linux")]
+mod grpc;
+#[cfg(target_os = "linux")]
 mod lines;
 #[cfg(target_os = "linux")]
 mod link;
@@ -34,4 +36,4 @@ mod supervisor;
 mod verdict;
 
 pub use backend::WorkerBackend;
-pub use options::{RestartOptions, SuperviseOptions, Transport, WorkerOptions};
+pub use options::{Attach, RestartOptions, SuperviseOptions, Transport, WorkerOptions};

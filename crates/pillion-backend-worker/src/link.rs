@@ -17,29 +17,47 @@ use pillion_core::{
 
 use crate::{
     flight::{Flight, MAX_IN_FLIGHT},
+    grpc::{SocketFolder, StepSender, StepStream, Target},
     mailbox::Mailbox,
+    options::{Transport, WorkerOptions},
     shm::{self, Borrower, Doorbell, Lender, Life, PoolShape, RingReader, RingShape, RingWriter, Watch},
 };
 
 /// Hands steps over. It lives as long as one process.
 #[derive(Debug)]
 pub(crate) struct Link {
-    steps: RingWriter,
-    bell: Doorbell,
+    way: Way,
     flight: Arc<Mutex<Flight>>,
-    record: Vec<u8>,
-    inputs: Option<Lender>,
 }
 
-/// The rings and doorbells of one worker process, not yet in use.
+#[derive(Debug)]
+enum Way {
+    Shm { steps: RingWriter, bell: Doorbell, record: Vec<u8>, inputs: Option<Lender> },
+    Grpc(StepSender),
+}
+
+/// What one worker process is reached by, not yet in use.
 #[derive(Debug)]
 pub(crate) struct Channel {
+    pub(crate) life: Life,
+    pub(crate) carrier: Carrier,
+}
+
+/// What the steps are carried by.
+#[derive(Debug)]
+pub(crate) enum Carrier {
+    Shm(Box<Rings>),
+    Grpc(SocketFolder),
+}
+
+/// Rings and doorbells.
+#[derive(Debug)]
+pub(crate) struct Rings {
     pub(crate) shape: RingShape,
     pub(crate) steps: RingWriter,
     pub(crate) answers: RingReader,
     pub(crate) step_bell: Doorbell,
     pub(crate) answer_bell: Doorbell,
-    pub(crate) life: Life,
     pub(crate) pools: Option<Pools>,
 }
 
@@ -54,14 +72,92 @@ pub(crate) struct Pools {
 /// Takes answers as they come, and notices the process's end. It lives as long as one process.
 #[derive(Debug)]
 pub(crate) struct Answers {
-    bell: Doorbell,
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
+    reader: Answering,
     watch: Option<Watch>,
 }
 
+#[derive(Debug)]
+enum Answering {
+    Shm { bell: Doorbell, stop: Arc<AtomicBool>, thread: JoinHandle<()> },
+    Grpc(StepStream),
+}
+
+/// What a worker answers.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Step(StepOutput),
+    Forward(ForwardOutput),
+}
+
+/// Where answers go, whichever way they come.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrivals {
+    pub(crate) flight: Arc<Mutex<Flight>>,
+    pub(crate) events: BackendEvents,
+}
+
+impl Arrivals {
+    /// What the next answer must be an answer to.
+    pub(crate) fn expected(&self) -> Option<RecordKind> {
+        lock(&self.flight).expected()
+    }
+
+    /// Refuses an answer that nobody waits for.
+    pub(crate) fn done(&self, answer: Answer) -> Result<()> {
+        let (id, event) = match answer {
+            Answer::Step(output) => (output.step_id, BackendEvent::StepDone(output)),
+            Answer::Forward(output) => (output.forward_id, BackendEvent::ForwardDone(output)),
+        };
+        lock(&self.flight).answered(id, Instant::now())?;
+        self.events.send(event);
+        Ok(())
+    }
+}
+
 impl Channel {
-    pub(crate) fn new(max_record_bytes: usize, max_pool_bytes: usize) -> Result<Self> {
+    pub(crate) fn new(options: &WorkerOptions) -> Result<Self> {
+        let carrier = match options.transport {
+            Transport::Shm => Carrier::Shm(Box::new(Rings::new(options.max_record_bytes, options.max_pool_bytes)?)),
+            Transport::Grpc => Carrier::Grpc(SocketFolder::new()?),
+        };
+        Ok(Self { life: Life::new()?, carrier })
+    }
+
+    /// To be rung by a worker over shared memory; none of the others has one.
+    pub(crate) fn step_bell(&self) -> Result<Option<Doorbell>> {
+        match &self.carrier {
+            Carrier::Shm(rings) => rings.step_bell.try_clone().map(Some),
+            Carrier::Grpc(_) => Ok(None),
+        }
+    }
+
+    /// Starts the threads, and gives both halves. `pid` is the worker's process.
+    pub(crate) fn open(
+        self,
+        pid: u32,
+        max_record_bytes: usize,
+        arrivals: Arrivals,
+        mailbox: &Arc<Mailbox>,
+    ) -> Result<(Link, Answers)> {
+        let flight = Arc::clone(&arrivals.flight);
+        let to_mailbox = Arc::clone(mailbox);
+        let watch = self.life.watch(move || to_mailbox.ending())?;
+        let (way, reader) = match self.carrier {
+            Carrier::Shm(rings) => rings.open(arrivals, Arc::clone(mailbox))?,
+            Carrier::Grpc(folder) => {
+                let target = Target { path: folder.socket(), pid, max_record_bytes };
+                let (sender, stream) = StepStream::open(target, arrivals, Arc::clone(mailbox))?;
+                // Connected, neither side needs the path, and what is not there cannot be left behind.
+                drop(folder);
+                (Way::Grpc(sender), Answering::Grpc(stream))
+            }
+        };
+        Ok((Link { way, flight }, Answers { reader, watch }))
+    }
+}
+
+impl Rings {
+    fn new(max_record_bytes: usize, max_pool_bytes: usize) -> Result<Self> {
         let shape = RingShape::new(MAX_IN_FLIGHT, max_record_bytes);
         Ok(Self {
             shape,
@@ -69,33 +165,22 @@ impl Channel {
             answers: RingReader::new(shm::create("pillion-answers", shape)?, shape),
             step_bell: Doorbell::new()?,
             answer_bell: Doorbell::new()?,
-            life: Life::new()?,
             pools: if max_pool_bytes > 0 { Some(Pools::new(max_pool_bytes)?) } else { None },
         })
     }
 
-    /// Starts the threads, and gives both halves.
-    pub(crate) fn open(
-        self,
-        flight: &Arc<Mutex<Flight>>,
-        mailbox: &Arc<Mailbox>,
-        events: &BackendEvents,
-    ) -> Result<(Link, Answers)> {
+    fn open(self, arrivals: Arrivals, mailbox: Arc<Mailbox>) -> Result<(Way, Answering)> {
         let bell = self.answer_bell.try_clone()?;
         let (inputs, results) = self.pools.map(|pools| (pools.inputs, pools.results)).unzip();
         let stop = Arc::new(AtomicBool::new(false));
         let mut reader = Reader {
             ring: self.answers,
             bell: self.answer_bell,
-            flight: Arc::clone(flight),
-            events: events.clone(),
+            arrivals,
             stop: Arc::clone(&stop),
             record: Vec::new(),
             results,
         };
-        let to_mailbox = Arc::clone(mailbox);
-        let watch = self.life.watch(move || to_mailbox.ending())?;
-        let mailbox = Arc::clone(mailbox);
         let thread = thread::Builder::new()
             .name("pillion-answers".to_owned())
             .spawn(move || {
@@ -106,9 +191,8 @@ impl Channel {
             .map_err(|e| {
                 Error::new(ErrorCode::OutOfMemory, "the answers' thread could not be started").with_cause(e)
             })?;
-        let link =
-            Link { steps: self.steps, bell: self.step_bell, flight: Arc::clone(flight), record: Vec::new(), inputs };
-        Ok((link, Answers { bell, stop, thread, watch }))
+        let way = Way::Shm { steps: self.steps, bell: self.step_bell, record: Vec::new(), inputs };
+        Ok((way, Answering::Shm { bell, stop, thread }))
     }
 }
 
@@ -120,44 +204,70 @@ impl Pools {
 }
 
 impl Link {
-    /// Copies the step into the ring and wakes the worker.
-    pub(crate) fn submit(&mut self, step: &Step) -> Result<()> {
-        step.encode_into(&mut self.record);
-        self.send(RecordKind::Step, step.step_id, step.rows.iter().map(|r| u64::from(r.count)).sum())
+    /// To a worker that is not our child.
+    pub(crate) fn attached(sender: StepSender, flight: Arc<Mutex<Flight>>) -> Self {
+        Self { way: Way::Grpc(sender), flight }
     }
 
-    /// As [`Self::submit`], for a forward. Large tensors are put into the pool while there is room.
-    pub(crate) fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
-        let mut lent = Vec::new();
-        let inputs = &mut self.inputs;
-        let encoded = batch.encode_placed(&mut self.record, |tensor| {
-            let place = inputs.as_mut()?.put(tensor)?;
-            lent.push(place);
-            Some(place)
-        });
-        let sent = encoded.and_then(|()| self.send(RecordKind::Forward, batch.forward_id, batch.items.len() as u64));
-        if let (Err(_), Some(inputs)) = (&sent, &mut self.inputs) {
-            for place in lent {
-                inputs.take_back(place);
+    /// Hands the step over and wakes the worker.
+    pub(crate) fn submit(&mut self, step: &Step) -> Result<()> {
+        let positions = step.rows.iter().map(|r| u64::from(r.count)).sum();
+        self.sent(RecordKind::Step, step.step_id, positions, |way| match way {
+            Way::Shm { steps, bell, record, .. } => {
+                step.encode_into(record);
+                steps.push(record).map(|()| bell.ring())
             }
+            Way::Grpc(sender) => sender.send(step),
+        })
+    }
+
+    /// As [`Self::submit`], for a forward. Large tensors are put into the pool, where there is one, while it has room.
+    pub(crate) fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
+        self.sent(RecordKind::Forward, batch.forward_id, batch.items.len() as u64, |way| match way {
+            Way::Shm { steps, bell, record, inputs } => {
+                let mut lent = Vec::new();
+                let encoded = batch.encode_placed(record, |tensor| {
+                    let place = inputs.as_mut()?.put(tensor)?;
+                    lent.push(place);
+                    Some(place)
+                });
+                let sent = encoded.and_then(|()| steps.push(record)).map(|()| bell.ring());
+                if let (Err(_), Some(inputs)) = (&sent, inputs) {
+                    for place in lent {
+                        inputs.take_back(place);
+                    }
+                }
+                sent
+            }
+            Way::Grpc(sender) => sender.send_forward(batch),
+        })
+    }
+
+    fn sent(
+        &mut self,
+        kind: RecordKind,
+        id: u64,
+        positions: u64,
+        send: impl FnOnce(&mut Way) -> Result<()>,
+    ) -> Result<()> {
+        lock(&self.flight).submitted(kind, id, positions, Instant::now())?;
+        let sent = send(&mut self.way);
+        if sent.is_err() {
+            lock(&self.flight).withdraw();
         }
         sent
     }
 
-    fn send(&mut self, kind: RecordKind, id: u64, positions: u64) -> Result<()> {
-        lock(&self.flight).submitted(kind, id, positions, Instant::now())?;
-        if let Err(error) = self.steps.push(&self.record) {
-            lock(&self.flight).withdraw();
-            return Err(error);
-        }
-        self.bell.ring();
-        Ok(())
-    }
-
     /// Says that nothing comes after what was submitted.
-    pub(crate) fn end(&mut self) -> Result<()> {
-        self.steps.end()?;
-        self.bell.ring_if_room();
+    pub(crate) fn end(self) -> Result<()> {
+        match self.way {
+            Way::Shm { mut steps, bell, .. } => {
+                steps.end()?;
+                bell.ring_if_room();
+            }
+            // The stream ends with its sender.
+            Way::Grpc(sender) => drop(sender),
+        }
         Ok(())
     }
 }
@@ -165,10 +275,15 @@ impl Link {
 impl Answers {
     /// After this no answer comes any more. The process has been killed.
     pub(crate) fn stop(self) {
-        self.stop.store(true, Ordering::Release);
-        self.bell.ring_if_room();
-        // A panic there was a bug of ours, and the worker is given up anyway.
-        let _ = self.thread.join();
+        match self.reader {
+            Answering::Shm { bell, stop, thread } => {
+                stop.store(true, Ordering::Release);
+                bell.ring_if_room();
+                // A panic there was a bug of ours, and the worker is given up anyway.
+                let _ = thread.join();
+            }
+            Answering::Grpc(stream) => stream.stop(),
+        }
         if let Some(watch) = self.watch {
             watch.stop();
         }
@@ -178,8 +293,7 @@ impl Answers {
 struct Reader {
     ring: RingReader,
     bell: Doorbell,
-    flight: Arc<Mutex<Flight>>,
-    events: BackendEvents,
+    arrivals: Arrivals,
     stop: Arc<AtomicBool>,
     record: Vec<u8>,
     results: Option<Borrower>,
@@ -194,24 +308,21 @@ impl Reader {
                 return Ok(());
             }
             for _ in 0..rung {
-                let (id, answer) = self.take()?;
-                lock(&self.flight).answered(id, Instant::now())?;
-                self.events.send(answer);
+                let answer = self.take()?;
+                self.arrivals.done(answer)?;
             }
         }
     }
 
-    fn take(&mut self) -> Result<(u64, BackendEvent)> {
+    fn take(&mut self) -> Result<Answer> {
         if !self.ring.pop(&mut self.record)? {
             return Err(Error::internal("the worker ended its answers while it was not asked to"));
         }
-        if lock(&self.flight).expected() == Some(RecordKind::Forward) {
+        if self.arrivals.expected() == Some(RecordKind::Forward) {
             let results = self.results.as_ref();
-            let output = ForwardOutput::decode_placed(&self.record, |place, len| results?.find(place, len))?;
-            Ok((output.forward_id, BackendEvent::ForwardDone(output)))
+            ForwardOutput::decode_placed(&self.record, |place, len| results?.find(place, len)).map(Answer::Forward)
         } else {
-            let output = StepOutput::decode(&self.record)?;
-            Ok((output.step_id, BackendEvent::StepDone(output)))
+            StepOutput::decode(&self.record).map(Answer::Step)
         }
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Mail {
     pub(crate) exited: bool,
     /// The worker gave an answer that cannot be.
     pub(crate) broken: Option<Error>,
+    /// The worker's answers have ended, as they do when its process ends.
+    pub(crate) hung_up: Option<Error>,
 }
 
 impl Mailbox {
@@ -61,12 +63,20 @@ impl Mailbox {
         });
     }
 
+    /// The first says why.
+    pub(crate) fn hung_up(&self, error: Error) {
+        self.put(|mail| {
+            mail.hung_up.get_or_insert(error);
+        });
+    }
+
     /// A new process begins: what was told of the one before means nothing any more.
     pub(crate) fn forget_process(&self) {
         let mut mail = self.lock();
         mail.ending = false;
         mail.exited = false;
         mail.broken = None;
+        mail.hung_up = None;
         mail.abort = false;
     }
 
@@ -79,6 +89,11 @@ impl Mailbox {
     pub(crate) fn take(&self) -> Mail {
         self.bell.wait();
         std::mem::take(&mut *self.lock())
+    }
+
+    /// Whether [`Self::take`] would not wait.
+    pub(crate) fn has_mail(&self) -> bool {
+        self.bell.has_rung()
     }
 
     fn put(&self, change: impl FnOnce(&mut Mail)) {

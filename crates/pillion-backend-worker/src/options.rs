@@ -18,6 +18,8 @@ pub struct WorkerOptions {
     pub load: LoadConfig,
     /// How steps travel.
     pub transport: Transport,
+    /// A worker to attach to, in place of one of its own. Steps then travel over gRPC.
+    pub attach: Option<Attach>,
     /// How the process is watched.
     pub supervise: SuperviseOptions,
     /// The module whose `main()` is run.
@@ -38,6 +40,7 @@ impl WorkerOptions {
             python_path,
             load,
             transport: Transport::default(),
+            attach: None,
             supervise: SuperviseOptions::default(),
             entry: ENTRY.to_owned(),
             env: Vec::new(),
@@ -51,9 +54,20 @@ impl WorkerOptions {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Transport {
-    /// Through memory that both processes map. Linux only.
+    /// Through memory that both processes map.
     #[default]
     Shm,
+    /// As messages of `proto/worker.proto` over a Unix socket. The worker needs Python's grpcio.
+    Grpc,
+}
+
+/// A worker that is not this engine's own: it was there before and stays when the engine goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// Where it listens.
+    pub socket: PathBuf,
+    /// Whether one is started if none listens there. It outlives this process.
+    pub start: bool,
 }
 
 /// How the process is watched, and what happens when it ends.

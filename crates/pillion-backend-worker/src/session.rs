@@ -17,10 +17,10 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::{
     backend::{Shared, WorkerState},
-    control::{Control, FromWorker, TRANSPORT_VERSION, ToWorker},
+    control::{Control, FromWorker, Listen, TRANSPORT_VERSION, ToWorker},
     flight::Flight,
     lines::LineBudget,
-    link::{Answers, Channel, lock},
+    link::{Answers, Arrivals, Carrier, Channel, lock},
     mailbox::Mailbox,
     options::WorkerOptions,
     process::WorkerProcess,
@@ -70,6 +70,8 @@ pub(crate) struct Session<'a> {
     closing: bool,
     loss: Loss,
     failure: Option<Error>,
+    /// Why its answers ended, should the process go on.
+    hung_up: Option<Error>,
     budget: LineBudget,
 }
 
@@ -132,6 +134,7 @@ impl<'a> Session<'a> {
             closing: false,
             loss: Loss::None,
             failure: None,
+            hung_up: None,
             budget: LineBudget::new(now),
         })
     }
@@ -151,6 +154,9 @@ impl<'a> Session<'a> {
             let mail = self.context.mailbox.take();
             if let Some(error) = mail.broken {
                 self.fail(error);
+            }
+            if let Some(error) = mail.hung_up {
+                self.hung_up(error);
             }
             if mail.abort && matches!(self.phase, Phase::Ready { .. }) {
                 // It fits into a buffer that is empty, or else is not worth waiting for.
@@ -239,7 +245,10 @@ impl<'a> Session<'a> {
                 }
             }
             Phase::Leaving { until } if now >= *until => {
-                self.fail(Error::new(ErrorCode::WorkerLost, "the control socket was closed, but the process went on"));
+                let reason = self.hung_up.take();
+                self.fail(reason.unwrap_or_else(|| {
+                    Error::new(ErrorCode::WorkerLost, "the control socket was closed, but the process went on")
+                }));
             }
             Phase::Closing { terminate: Some(at), .. } if now >= *at => {
                 self.process.terminate();
@@ -264,7 +273,7 @@ impl<'a> Session<'a> {
             Phase::Killed { .. } => {}
             Phase::Ready { .. } => {
                 // The worker ends after the steps that it was given. If that cannot be said, SIGTERM says it.
-                let is_told = lock(&self.context.shared.link).take().is_some_and(|mut link| link.end().is_ok());
+                let is_told = lock(&self.context.shared.link).take().is_some_and(|link| link.end().is_ok());
                 let terminate = if is_told { after(now, timeout.mul_f64(0.6)) } else { now };
                 self.phase = Phase::Closing { terminate: Some(terminate), kill };
             }
@@ -277,6 +286,15 @@ impl<'a> Session<'a> {
         }
         // What is due may be due now.
         self.check(now);
+    }
+
+    /// Its answers have ended. As a rule its process does too, and then says why.
+    fn hung_up(&mut self, error: Error) {
+        if matches!(self.phase, Phase::Ready { .. }) {
+            self.hung_up = Some(error);
+            self.unlink();
+            self.phase = Phase::Leaving { until: after(Instant::now(), EXIT_GRACE) };
+        }
     }
 
     /// The worker cannot be trusted any more, or not be waited for.
@@ -399,30 +417,35 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Makes the rings, sends them, and says what to load.
+    /// Makes what the steps are carried by, sends it, and says what to load.
     fn load(&mut self) -> Result<()> {
-        let channel = Channel::new(self.context.options.max_record_bytes, self.context.options.max_pool_bytes)?;
-        let message = ToWorker::Load {
-            config: Box::new(self.context.options.load.clone()),
-            heartbeat_ms: u64::try_from(self.context.options.supervise.heartbeat.as_millis())
-                .unwrap_or(u64::MAX)
-                .max(1),
-            steps: channel.shape,
-            answers: channel.shape,
-            pool: channel.pools.as_ref().map(|pools| pools.shape),
+        let options = self.context.options;
+        let channel = Channel::new(options)?;
+        let (shape, pool, listen) = match &channel.carrier {
+            Carrier::Shm(rings) => (Some(rings.shape), rings.pools.as_ref().map(|pools| pools.shape), None),
+            Carrier::Grpc(folder) => {
+                let path = folder.socket().to_string_lossy().into_owned();
+                (None, None, Some(Listen { path, max_record_bytes: options.max_record_bytes as u64 }))
+            }
         };
-        let mut fds = vec![
-            channel.steps.file(),
-            channel.answers.file(),
-            channel.step_bell.fd(),
-            channel.answer_bell.fd(),
-            channel.life.file(),
-        ];
-        if let Some(pools) = &channel.pools {
-            fds.extend([pools.inputs.file(), pools.results.file()]);
+        let message = ToWorker::Load {
+            config: Box::new(options.load.clone()),
+            heartbeat_ms: u64::try_from(options.supervise.heartbeat.as_millis()).unwrap_or(u64::MAX).max(1),
+            steps: shape,
+            answers: shape,
+            pool,
+            grpc: listen,
+        };
+        let mut fds = Vec::new();
+        if let Carrier::Shm(r) = &channel.carrier {
+            fds.extend([r.steps.file(), r.answers.file(), r.step_bell.fd(), r.answer_bell.fd()]);
+            if let Some(pools) = &r.pools {
+                fds.extend([pools.inputs.file(), pools.results.file()]);
+            }
         }
+        fds.push(channel.life.file());
         self.control.send(&message, &fds)?;
-        self.step_bell = Some(channel.step_bell.try_clone()?);
+        self.step_bell = channel.step_bell()?;
         self.channel = Some(channel);
         Ok(())
     }
@@ -435,7 +458,9 @@ impl<'a> Session<'a> {
         };
         let context = self.context;
         *lock(&context.shared.flight) = Flight::default();
-        let (link, answers) = channel.open(&context.shared.flight, context.mailbox, context.events)?;
+        let arrivals = Arrivals { flight: Arc::clone(&context.shared.flight), events: context.events.clone() };
+        let pid = lock(&context.shared.status).pid;
+        let (link, answers) = channel.open(pid, context.options.max_record_bytes, arrivals, context.mailbox)?;
         self.answers = Some(answers);
         *lock(&context.shared.link) = Some(link);
         lock(&context.shared.status).state = WorkerState::Ready;
@@ -488,6 +513,6 @@ fn record(level: LogLevel, source: LogSource, message: String) -> LogRecord {
 }
 
 /// A time-out that is beyond what a clock can say never comes.
-fn after(now: Instant, wait: Duration) -> Instant {
+pub(crate) fn after(now: Instant, wait: Duration) -> Instant {
     now.checked_add(wait).unwrap_or_else(|| now + Duration::from_secs(86_400 * 365))
 }

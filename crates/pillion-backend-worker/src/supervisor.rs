@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::{
     backend::{Shared, Status, WorkerState},
+    grpc,
     link::lock,
     mailbox::Mailbox,
     options::WorkerOptions,
@@ -62,7 +63,11 @@ impl Supervisor {
         let mut restarts = Restarts::new(self.options.supervise.restart.clone());
         let mut was_ready = false;
         loop {
-            let error = match Session::run(context) {
+            let end = match &self.options.attach {
+                Some(place) => grpc::attach(context, place),
+                None => Session::run(context),
+            };
+            let error = match end {
                 SessionEnd::Closed => return Ok(()),
                 SessionEnd::NotReady(error) if !was_ready => return Err(error),
                 SessionEnd::Stuck { error, is_told } => {

@@ -6,9 +6,14 @@
 
 mod common;
 
-use std::{fs, path::PathBuf, time::Duration};
+const TRANSPORT: pillion_backend_worker::Transport = pillion_backend_worker::Transport::Shm;
+
+mod holdings;
+
+use std::time::Duration;
 
 use common::{Harness, LONG, fake, options, signal, step, wait_until};
+use holdings::{Holdings, check};
 use pillion_backend_worker::{RestartOptions, WorkerOptions};
 use pillion_core::{
     Backend, BackendEvent, Error, ErrorCode,
@@ -16,49 +21,6 @@ use pillion_core::{
 };
 use rustix::process::Signal;
 use serde_json::json;
-
-/// What this process holds. `PartialEq` on texts, so that a failing test shows what was left.
-#[derive(Debug, PartialEq)]
-struct Holdings {
-    descriptors: Vec<String>,
-    mappings: Vec<String>,
-    threads: usize,
-    children: usize,
-}
-
-impl Holdings {
-    fn now() -> Self {
-        let links = fs::read_dir("/proc/self/fd").unwrap();
-        // The listing itself opens one, which is gone when its link is read.
-        let mut descriptors: Vec<_> = links
-            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
-            .map(|target| target.to_string_lossy().into_owned())
-            .filter(|target| !target.starts_with("/proc/"))
-            .collect();
-        descriptors.sort_unstable();
-        let maps = fs::read_to_string("/proc/self/maps").unwrap();
-        let mappings = maps.lines().filter(|line| line.contains("memfd:")).map(str::to_owned).collect();
-        let tasks: Vec<_> = fs::read_dir("/proc/self/task").unwrap().map(|t| t.unwrap().path()).collect();
-        let children = tasks
-            .iter()
-            .filter_map(|task| fs::read_to_string(task.join("children")).ok())
-            .map(|list| list.split_ascii_whitespace().count())
-            .sum();
-        // Those of the test's own harness come and go as they like.
-        let is_ours =
-            |task: &PathBuf| fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("pillion"));
-        let threads = tasks.iter().filter(|task| is_ours(task)).count();
-        Self { descriptors, mappings, threads, children }
-    }
-}
-
-/// Runs a case and shows that it leaves nothing behind.
-fn check(name: &str, before: &Holdings, case: impl FnOnce()) {
-    case();
-    // The supervisor's thread ends a moment after its last event.
-    wait_until(&format!("{name}: the end of its threads"), || Holdings::now().threads <= before.threads);
-    assert_eq!(&Holdings::now(), before, "{name}");
-}
 
 fn hostile(when: &str, way: &str) -> WorkerOptions {
     let mut o = options("hostile_worker", json!({}));

@@ -5,6 +5,8 @@
 
 mod common;
 
+const TRANSPORT: pillion_backend_worker::Transport = pillion_backend_worker::Transport::Shm;
+
 use std::{
     fs, io,
     path::Path,

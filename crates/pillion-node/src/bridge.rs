@@ -9,7 +9,7 @@ use std::{
 
 use pillion_backend_echo::{EchoBackend, EchoOptions};
 use pillion_backend_embedded::{EmbeddedBackend, EmbeddedOptions, SurveyOptions, survey};
-use pillion_backend_worker::{WorkerBackend, WorkerOptions};
+use pillion_backend_worker::{Attach, Transport, WorkerBackend, WorkerOptions};
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, BridgeKind, Error, ErrorCode, LoadConfig, LoadLimits, ModelSource, Result,
     Stage, WorkerStatus, forward::ForwardBatch, step::Step,
@@ -17,16 +17,17 @@ use pillion_core::{
 
 use crate::{
     exit,
-    load::{LoadOptions, Model},
+    fallback::{BridgeChoice, Candidate, FallbackBackend},
+    load::{LoadOptions, Model, Workers},
 };
 
 /// Overrides `bridge: 'auto'`.
 const BRIDGE_VARIABLE: &str = "PILLION_BRIDGE";
 
-/// A backend that is chosen, and how `status()` calls the way to it.
+/// A backend that is chosen, and what `status()` says of the way to it.
 pub(crate) struct Chosen {
     pub(crate) backend: Box<dyn Backend>,
-    pub(crate) bridge: Option<BridgeKind>,
+    pub(crate) bridge: Option<Arc<BridgeChoice>>,
 }
 
 /// The backend for a model; nothing of it runs yet.
@@ -50,21 +51,80 @@ pub(crate) fn choose(options: &LoadOptions, model: &Model) -> Result<Chosen> {
 }
 
 fn in_python(options: &LoadOptions, source: ModelSource) -> Result<Chosen> {
-    let bridge = bridge_kind(options.bridge.as_deref())?;
-    let (python_path, load) = (vec![options.python_folder.clone()], load_config(options, source));
-    let backend: Box<dyn Backend> = if bridge == BridgeKind::Shm {
-        let python = worker_python(options.python.as_deref())?;
-        Box::new(WorkerBackend::new(WorkerOptions::new(python, python_path, load)))
-    } else {
-        exit::python_may_start();
-        Box::new(EmbeddedBackend::new(EmbeddedOptions {
-            python: options.python.clone(),
-            python_path,
-            load,
-            bridge_library: None,
-        }))
+    let place = Place {
+        python: options.python.clone(),
+        python_path: vec![options.python_folder.clone()],
+        load: load_config(options, source),
+        attach: attach(options)?,
     };
-    Ok(Chosen { backend, bridge: Some(bridge) })
+    let bridges = bridges(options.bridge.as_deref(), place.attach.is_some())?;
+    let choice = Arc::new(BridgeChoice::new(bridges[0]));
+    let backend: Box<dyn Backend> = if let [bridge] = bridges {
+        place.backend(*bridge)?
+    } else {
+        let candidate = |bridge: &BridgeKind| {
+            let (bridge, place) = (*bridge, place.clone());
+            Candidate { bridge, make: Box::new(move || place.backend(bridge)) }
+        };
+        let candidates = bridges.iter().map(candidate).collect();
+        Box::new(FallbackBackend::new(candidates, Arc::clone(&choice)))
+    };
+    Ok(Chosen { backend, bridge: Some(choice) })
+}
+
+/// What a backend for a Python model is made from.
+#[derive(Clone)]
+struct Place {
+    python: Option<String>,
+    python_path: Vec<PathBuf>,
+    load: LoadConfig,
+    attach: Option<Attach>,
+}
+
+impl Place {
+    fn backend(self, bridge: BridgeKind) -> Result<Box<dyn Backend>> {
+        let Self { python, python_path, load, attach } = self;
+        if bridge == BridgeKind::Embedded {
+            exit::python_may_start();
+            let options = EmbeddedOptions { python, python_path, load, bridge_library: None };
+            return Ok(Box::new(EmbeddedBackend::new(options)));
+        }
+        // One that somebody else has started brings its own.
+        let is_needed = attach.as_ref().is_none_or(|attach| attach.start);
+        let python = if is_needed { worker_python(python.as_deref())? } else { PathBuf::new() };
+        let mut options = WorkerOptions::new(python, python_path, load);
+        options.transport = if bridge == BridgeKind::Shm { Transport::Shm } else { Transport::Grpc };
+        options.attach = attach;
+        Ok(Box::new(WorkerBackend::new(options)))
+    }
+}
+
+/// The worker that `workers` names, if it names one.
+fn attach(options: &LoadOptions) -> Result<Option<Attach>> {
+    let start = options.start_workers.unwrap_or(false);
+    let refused = |expected: &str, got: &str| Err(Error::invalid("workers", expected, got).with_stage(Stage::Load));
+    let addresses = match &options.workers {
+        None | Some(Workers::Count(1)) if start => return refused("an array of addresses with startWorkers", "none"),
+        None | Some(Workers::Count(1)) => return Ok(None),
+        Some(Workers::Count(0)) => return refused("an integer of at least 1 or an array of addresses", "0"),
+        Some(Workers::Count(count)) => return Err(one_worker(*count as usize)),
+        Some(Workers::At(addresses)) => addresses,
+    };
+    match addresses.as_slice() {
+        [] => refused("an array of one address", "an empty array"),
+        [address] => match address.strip_prefix("unix:").map(PathBuf::from).filter(|path| path.is_absolute()) {
+            Some(socket) => Ok(Some(Attach { socket, start })),
+            None => refused("addresses such as 'unix:/run/worker.sock'", &format!("'{address}'")),
+        },
+        more => Err(one_worker(more.len())),
+    }
+}
+
+fn one_worker(got: usize) -> Error {
+    Error::new(ErrorCode::Unsupported, format!("this version drives one worker, not {got}"))
+        .with_stage(Stage::Load)
+        .with_param("workers")
+        .with_remedy("load one engine for each worker")
 }
 
 /// The interpreter for a process of its own. It is looked for as for the embedded bridge, but needs no shared libpython.
@@ -90,18 +150,24 @@ fn worker_python(option: Option<&str>) -> Result<PathBuf> {
     }))
 }
 
-fn bridge_kind(option: Option<&str>) -> Result<BridgeKind> {
+/// The ways to try, best first. A worker of somebody else's is reached over gRPC.
+fn bridges(option: Option<&str>, attaches: bool) -> Result<&'static [BridgeKind]> {
+    use BridgeKind::{Embedded, Grpc, Shm};
     let asked = match option {
+        None | Some("auto") if attaches => None,
         None | Some("auto") => std::env::var(BRIDGE_VARIABLE).ok().filter(|value| !value.is_empty()),
         Some(other) => Some(other.to_owned()),
     };
     match asked.as_deref() {
-        None | Some("auto" | "embedded") => Ok(BridgeKind::Embedded),
-        Some("shm") => Ok(BridgeKind::Shm),
-        Some("grpc") => Err(Error::new(ErrorCode::BridgeUnavailable, "the bridge 'grpc' is not part of this version")
-            .with_stage(Stage::Load)
-            .with_param("bridge")
-            .with_remedy("use bridge: 'embedded' or 'shm', or leave the option out")),
+        None | Some("grpc") if attaches => Ok(&[Grpc]),
+        Some(other @ ("embedded" | "shm")) if attaches => {
+            let got = format!("'{other}' together with addresses of workers");
+            Err(Error::invalid("bridge", "'grpc'", got).with_stage(Stage::Load))
+        }
+        None | Some("auto") => Ok(&[Embedded, Shm, Grpc]),
+        Some("embedded") => Ok(&[Embedded]),
+        Some("shm") => Ok(&[Shm]),
+        Some("grpc") => Ok(&[Grpc]),
         Some(other) => Err(Error::invalid("bridge", "'auto', 'embedded', 'shm' or 'grpc'", format_args!("'{other}'"))
             .with_stage(Stage::Load)),
     }
@@ -199,12 +265,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bridges_that_are_not_there_are_refused_by_name() {
-        let error = bridge_kind(Some("grpc")).unwrap_err();
-        assert!(error.code() == ErrorCode::BridgeUnavailable && error.message().contains("grpc"));
-        assert_eq!(bridge_kind(Some("shm")).unwrap(), BridgeKind::Shm);
-        assert_eq!(bridge_kind(Some("embedded")).unwrap(), BridgeKind::Embedded);
-        assert_eq!(bridge_kind(Some("pipe")).unwrap_err().param(), Some("bridge"));
+    fn bridges_are_chosen_by_name_and_by_what_workers_says() {
+        use BridgeKind::{Embedded, Grpc, Shm};
+        assert_eq!(bridges(Some("shm"), false).unwrap(), [Shm]);
+        assert_eq!(bridges(Some("embedded"), false).unwrap(), [Embedded]);
+        assert_eq!(bridges(Some("grpc"), false).unwrap(), [Grpc]);
+        assert_eq!(bridges(Some("grpc"), true).unwrap(), [Grpc]);
+        assert_eq!(bridges(Some("shm"), true).unwrap_err().param(), Some("bridge"));
+        assert_eq!(bridges(Some("pipe"), false).unwrap_err().param(), Some("bridge"));
+    }
+
+    fn attaches(json: &str) -> Result<Option<Attach>> {
+        attach(&LoadOptions::parse(&format!(r#"{{"model":"m","pythonFolder":"p",{json}}}"#)).unwrap())
+    }
+
+    #[test]
+    fn workers_are_a_count_or_addresses() {
+        let at = |start| Some(Attach { socket: "/run/w".into(), start });
+        assert_eq!(attaches(r#""workers":1"#).unwrap(), None);
+        assert_eq!(attaches(r#""workers":["unix:/run/w"]"#).unwrap(), at(false));
+        assert_eq!(attaches(r#""workers":["unix:/run/w"],"startWorkers":true"#).unwrap(), at(true));
+        for (json, code) in [
+            (r#""workers":0"#, ErrorCode::InvalidArgument),
+            (r#""workers":2"#, ErrorCode::Unsupported),
+            (r#""workers":[]"#, ErrorCode::InvalidArgument),
+            (r#""workers":["unix:/a","unix:/b"]"#, ErrorCode::Unsupported),
+            (r#""workers":["unix:relative"]"#, ErrorCode::InvalidArgument),
+            (r#""workers":["tcp:1.2.3.4:5"]"#, ErrorCode::InvalidArgument),
+            (r#""startWorkers":true"#, ErrorCode::InvalidArgument),
+        ] {
+            let error = attaches(json).unwrap_err();
+            assert_eq!((error.code(), error.param()), (code, Some("workers")), "{json}: {error}");
+        }
     }
 
     #[test]

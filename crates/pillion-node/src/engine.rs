@@ -24,6 +24,7 @@ use crate::{
     bridge::{self, EarlyBackend},
     columns::Column,
     error::to_js,
+    fallback::BridgeChoice,
     load::{LoadOptions, Model},
     options::template_options,
     predict::Inputs,
@@ -54,6 +55,7 @@ enum State {
     Started {
         engine: Engine,
         tokenizer: Option<Tokenizer>,
+        bridge: Option<Arc<BridgeChoice>>,
     },
     /// It failed, or was closed, before there was an engine.
     Over,
@@ -193,7 +195,18 @@ impl NativeEngine {
     /// `status()` as JSON.
     #[napi(catch_unwind)]
     pub fn status(&self) -> napi::Result<String> {
-        self.shared.with_engine(|engine| to_json(&engine.status()))
+        let bridge = match &*self.shared.lock() {
+            State::Started { bridge, .. } => bridge.as_ref().map(|choice| choice.now()),
+            _ => None,
+        };
+        self.shared.with_engine(|engine| {
+            let mut status = engine.status();
+            // Which way was taken is known only here.
+            if let Some((bridge, fallbacks)) = bridge {
+                (status.bridge, status.fallbacks) = (Some(bridge), fallbacks);
+            }
+            to_json(&status)
+        })
     }
 
     /// `metrics()` as JSON, with the text for Prometheus as `prometheus`.
@@ -213,7 +226,7 @@ impl NativeEngine {
 
 impl NativeEngine {
     fn begin(&self, run: u32, request_id: String, sampling: String, source: Source) -> napi::Result<()> {
-        let State::Started { engine, tokenizer } = &*self.shared.lock() else {
+        let State::Started { engine, tokenizer, .. } = &*self.shared.lock() else {
             return Err(to_js(Error::new(ErrorCode::Closed, "the engine is not loaded")));
         };
         let tokenizer = tokenizer.clone();
@@ -314,7 +327,7 @@ impl Shared {
         let tokenizer = read_tokenizer(&model).inspect_err(|_| backend.close(Duration::ZERO))?;
         let engine_options = EngineOptions {
             limits: options.limits.clone(),
-            bridge: chosen.bridge,
+            bridge: chosen.bridge.as_ref().map(|choice| choice.now().0),
             fallbacks: Vec::new(),
             model_name: options.model_name(),
         };
@@ -327,7 +340,7 @@ impl Shared {
         }
         let outputs = Arc::<Outbox>::clone(&self.outbox);
         let engine = Engine::start(engine_options, tokenizer.clone(), Box::new(backend), outputs)?;
-        *state = State::Started { engine, tokenizer };
+        *state = State::Started { engine, tokenizer, bridge: chosen.bridge };
         Ok(())
     }
 }

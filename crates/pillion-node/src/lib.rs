@@ -12,6 +12,7 @@ mod cut;
 mod engine;
 mod error;
 mod exit;
+mod fallback;
 mod load;
 mod options;
 mod predict;

@@ -17,6 +17,8 @@ pub(crate) struct LoadOptions {
     model: Value,
     pub(crate) python: Option<String>,
     pub(crate) bridge: Option<String>,
+    pub(crate) workers: Option<Workers>,
+    pub(crate) start_workers: Option<bool>,
     pub(crate) device: Option<String>,
     pub(crate) dtype: Option<String>,
     pub(crate) trust_remote_code: Option<bool>,
@@ -26,6 +28,14 @@ pub(crate) struct LoadOptions {
     pub(crate) threads: Threads,
     /// The folder that holds our Python package.
     pub(crate) python_folder: PathBuf,
+}
+
+/// How many workers, or which.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Workers {
+    Count(u32),
+    At(Vec<String>),
 }
 
 /// How many threads to use.

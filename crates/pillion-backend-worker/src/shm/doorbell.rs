@@ -50,6 +50,11 @@ impl Doorbell {
         !self.is(PollFlags::OUT)
     }
 
+    /// Whether [`Self::wait`] would not wait.
+    pub(crate) fn has_rung(&self) -> bool {
+        self.is(PollFlags::IN)
+    }
+
     /// Waits for a ring; gives how many there were since the last time.
     pub(crate) fn wait(&self) -> u64 {
         let mut count = [0; 8];
@@ -59,7 +64,7 @@ impl Doorbell {
 
     /// Forgets what was rung, and so lets go whoever waits to ring.
     pub(crate) fn silence(&self) {
-        if self.is(PollFlags::IN) {
+        if self.has_rung() {
             self.wait();
         }
     }

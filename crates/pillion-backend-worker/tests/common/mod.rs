@@ -41,6 +41,7 @@ pub(crate) fn options(entry: &str, model_options: Value) -> WorkerOptions {
     };
     let mut options = WorkerOptions::new(python(), python_path, load);
     entry.clone_into(&mut options.entry);
+    options.transport = crate::TRANSPORT;
     options.max_record_bytes = 1 << 20;
     options.env.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()));
     // Most tests want to see how it ended.
@@ -62,7 +63,7 @@ pub(crate) fn class_options(class: &str) -> WorkerOptions {
     options
 }
 
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     std::env::var_os("PILLION_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from)
 }
 
@@ -159,15 +160,25 @@ impl Harness {
     }
 
     /// Ends it, and shows that nothing comes after `Closed` and that the process has gone.
-    pub(crate) fn close(mut self, timeout: Duration) -> Vec<LogRecord> {
+    pub(crate) fn close(self, timeout: Duration) -> Vec<LogRecord> {
         let pid = self.pid();
+        let logs = self.closed_within(timeout);
+        assert!(pid == 0 || !is_alive(pid), "the process is still there");
+        logs
+    }
+
+    /// As `close`, whatever becomes of the process.
+    pub(crate) fn backend_closed(self) {
+        self.closed_within(LONG);
+    }
+
+    fn closed_within(mut self, timeout: Duration) -> Vec<LogRecord> {
         self.backend.close(timeout);
         self.backend.close(timeout);
         match self.next() {
             BackendEvent::Closed => {}
             other => panic!("{other:?} in place of closed"),
         }
-        assert!(pid == 0 || !is_alive(pid), "the process is still there");
         assert_eq!(self.backend.workers()[0].state, "closed");
         drop(self.backend);
         assert!(self.events.recv_timeout(LONG).is_err(), "something came after closed");
