@@ -187,6 +187,7 @@ impl Calls {
 #[cfg(test)]
 mod tests {
     use pillion_core::ErrorCode;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -306,5 +307,98 @@ mod tests {
     #[test]
     fn a_call_without_items_has_ended() {
         assert!(Calls::default().add(call(1, &[])).unwrap().results.is_empty());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Add(usize),
+        Submit(usize),
+        Answer,
+        Fail,
+        Lose,
+        PutBack,
+        Remove(prop::sample::Index),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            3 => (0..6usize).prop_map(Op::Add),
+            4 => (1..5usize).prop_map(Op::Submit),
+            3 => Just(Op::Answer),
+            1 => Just(Op::Fail),
+            1 => Just(Op::Lose),
+            1 => Just(Op::PutBack),
+            1 => any::<prop::sample::Index>().prop_map(Op::Remove),
+        ]
+    }
+
+    /// What a call was given, by its run.
+    type Open = HashMap<u32, Vec<String>>;
+
+    /// Every result is the input's own, or an error; a call ends once.
+    fn check(open: &mut Open, ended: Vec<EndedCall>) -> Result<(), TestCaseError> {
+        for call in ended {
+            let inputs = open.remove(&call.run);
+            prop_assert!(inputs.is_some(), "run {} ended twice, or after it was removed", call.run);
+            let inputs = inputs.unwrap();
+            prop_assert_eq!(call.results.len(), inputs.len());
+            for (result, input) in call.results.iter().zip(&inputs) {
+                prop_assert!(result.as_ref().map_or(true, |item| item.json == *input));
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn every_call_ends_once_with_its_own_results(ops in prop::collection::vec(op(), 0..60)) {
+            let (mut calls, mut open, mut sent) = (Calls::default(), Open::new(), VecDeque::new());
+            let error = Error::new(ErrorCode::WorkerLost, "killed");
+            for (number, op) in ops.into_iter().enumerate() {
+                match op {
+                    Op::Add(len) => {
+                        // Few numbers, so that they are used again.
+                        let Some(run) = (0..5u32).find(|run| !open.contains_key(run)) else { continue };
+                        let inputs: Vec<_> = (0..len).map(|i| format!("[{number},{i}]")).collect();
+                        let new = call(run, &inputs.iter().map(String::as_str).collect::<Vec<_>>());
+                        open.insert(run, inputs);
+                        let ended = calls.add(new);
+                        check(&mut open, ended.into_iter().collect())?;
+                    }
+                    Op::Submit(max) => sent.extend(calls.next_batch(max)),
+                    Op::Answer => if let Some(batch) = sent.pop_front() {
+                        check(&mut open, answer(&mut calls, batch))?;
+                    },
+                    Op::Fail => if let Some(batch) = sent.pop_front() {
+                        let output = ForwardOutput::failed(batch.forward_id, error.clone());
+                        check(&mut open, calls.answered(output))?;
+                    },
+                    Op::Lose => {
+                        let ended = calls.lost(&error);
+                        check(&mut open, ended)?;
+                        // Late answers of the lost worker mean nothing.
+                        for batch in sent.drain(..) {
+                            prop_assert!(answer(&mut calls, batch).is_empty());
+                        }
+                    }
+                    Op::PutBack => if let Some(batch) = sent.pop_back() {
+                        calls.put_back(batch);
+                    },
+                    Op::Remove(which) => {
+                        let run = which.index(5) as u32;
+                        prop_assert_eq!(calls.remove(run).is_some(), open.remove(&run).is_some());
+                    }
+                }
+                prop_assert_eq!(calls.num_in_flight(), sent.len());
+            }
+            for batch in sent {
+                check(&mut open, answer(&mut calls, batch))?;
+            }
+            while let Some(batch) = calls.next_batch(3) {
+                check(&mut open, answer(&mut calls, batch))?;
+            }
+            prop_assert!(open.is_empty(), "{open:?} never ended");
+            prop_assert_eq!((calls.runs().len(), calls.num_waiting(), calls.num_in_flight()), (0, 0, 0));
+        }
     }
 }
