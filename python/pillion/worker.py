@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pillion
 from pillion import _step
 from pillion._config import ClassModel, LoadConfig, Progress
+from pillion._requests import RequestNames
 from pillion.errors import PillionError, UnsupportedError, error_json
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Handler:
         from pillion.runners.causal import CausalRunner
 
         self._runner: CausalRunner | None = CausalRunner(config, config.model, folder, progress)
+        self._requests = RequestNames()
 
     def info(self) -> dict[str, Any]:
         """The fields of `pillion_core::WorkerInfo`."""
@@ -68,12 +70,16 @@ class Handler:
 
     def step(self, record: bytes | bytearray | memoryview) -> bytes:
         """Runs one step record; gives its output record, with an error in it if anything raised."""
+        step = None
         try:
-            return self._running().step(_step.decode_step(record))
+            step = _step.decode_step(record)
+            if step.new or step.freed:
+                self._requests.follow(step)
+            return self._running().step(step)
         except BaseException as error:
             # Also SystemExit and KeyboardInterrupt: a model that raises them ends its rows, not the application.
-            if not isinstance(error, PillionError):
-                log.debug("a step raised", exc_info=True)
+            if step is not None and not isinstance(error, PillionError):
+                self._requests.log_failure(step, error)
             return _step.encode_output(_step_id(record), 0, error=error_json(error, "forward"))
 
     def close(self) -> None:
