@@ -46,8 +46,16 @@ def test_a_model_that_is_not_there_ends_it_and_takes_the_socket_away(tmp_path: P
     assert ended.returncode == 1
     assert ended.stdout == ""
     assert "model_not_found: " in ended.stderr
-    assert "hint: " in ended.stderr
     assert list(folder.iterdir()) == []
+
+
+def test_a_folder_that_is_open_to_others_is_refused_with_a_hint(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    ended = worker("--listen", f"unix:{tmp_path}/s", "--model", str(tmp_path))
+    assert ended.returncode == 1
+    first, second = ended.stderr.splitlines()
+    assert first == f"bridge_unavailable: the socket's folder {tmp_path} is open to others"
+    assert second == f"hint: use a folder of your own: mkdir -m 700 {tmp_path}"
 
 
 def test_an_address_that_is_none_is_named(tmp_path: Path) -> None:
