@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
         run(options.listen, options.max_record_bytes, _config(options), Handler)
     except PillionError as error:
-        hint = f"\\nhint: {error.remedy}" if error.remedy else ""
+        hint = f"\nhint: {error.remedy}" if error.remedy else ""
         print(f"{error.code}: {error.message}{hint}", file=sys.stderr)
         _serve._leave(1)
     _serve._leave(0)

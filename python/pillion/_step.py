@@ -42,6 +42,8 @@ _IS_LITTLE_ENDIAN: Final = sys.byteorder == "little"
 # The header and the table of the sections that are known.
 _STEP_HEADER: Final = struct.Struct("<IHHIIQQ12I")
 _OUTPUT_HEADER: Final = struct.Struct("<IHHIIQQ8I")
+_ENTRY: Final = struct.Struct("<II")
+_LENGTH: Final = struct.Struct("<I")
 _EMPTY: Final = memoryview(b"").cast("I")
 
 
@@ -79,6 +81,8 @@ class Step(NamedTuple):
     """`ceil(vocabulary / 32)` words for each row with ROW_MASKED, in the order of the rows."""
     rows: memoryview
     """Four words each: slot, start, count, flags."""
+    request_ids: tuple[str, ...] = ()
+    """The callers' names for the sequences that enter: none at all, or one for each."""
 
     @property
     def num_rows(self) -> int:
@@ -116,7 +120,10 @@ def decode_step(record: bytes | bytearray | memoryview) -> Step:
     copies = _section(words, body, 3, o3, n3, 8) if n3 else _EMPTY
     bitmask = _section(words, body, 4, o4, n4, 4) if n4 else _EMPTY
     rows = _section(words, body, 5, o5, n5, 16) if n5 else _EMPTY
-    return Step(step_id, freed, _sequences(new, len(prompts)) if n1 else (), prompts, copies, bitmask, rows)
+    if not n1:
+        return Step(step_id, freed, (), prompts, copies, bitmask, rows)
+    ids = _request_ids(data, body, n1) if sections > _NUM_SECTIONS else ()
+    return Step(step_id, freed, _sequences(new, len(prompts)), prompts, copies, bitmask, rows, ids)
 
 
 def _section(words: memoryview, body: int, index: int, offset: int, count: int, width: int) -> memoryview:
@@ -188,6 +195,23 @@ def _sequences(section: memoryview, num_prompt_tokens: int) -> tuple[NewSequence
         if sequence.prompt_offset + sequence.prompt_len > num_prompt_tokens:
             raise _bad(f"the prompt of slot {sequence.slot} lies outside its section")
     return sequences
+
+
+def _request_ids(data: memoryview, body: int, wanted: int) -> tuple[str, ...]:
+    offset, count = _ENTRY.unpack_from(data, HEADER.size + 8 * _NUM_SECTIONS)
+    end = offset + count
+    if offset < body or end > len(data):
+        raise _bad(f"section {_NUM_SECTIONS} ({count} elements at byte {offset}) lies outside")
+    ids = []
+    while offset < end:
+        at = offset + _LENGTH.size
+        offset = at + (_LENGTH.unpack_from(data, offset)[0] if at <= end else end)
+        if offset > end:
+            raise _bad("a request id lies outside its section")
+        ids.append(str(data[at:offset], "utf-8", "replace"))
+    if ids and len(ids) != wanted:
+        raise _bad(f"{len(ids)} request ids for {wanted} sequences")
+    return tuple(ids)
 
 
 def _bad(what: str) -> StepRecordError:

@@ -43,6 +43,7 @@ class StepRecord:
     copies: list[tuple[int, int]] = field(default_factory=list)
     bitmask: list[int] = field(default_factory=list)
     rows: list[tuple[int, int, int, int]] = field(default_factory=list)
+    request_ids: list[str] = field(default_factory=list)
 
     def encode(self, extra_sections: int = 0) -> bytes:
         """The record's bytes; sections that the reader does not know may follow the known ones."""
@@ -54,6 +55,9 @@ class StepRecord:
             (len(self.bitmask), words(self.bitmask)),
             (len(self.rows), b"".join(words(row) for row in self.rows)),
         ]
+        if self.request_ids or extra_sections:
+            ids = b"".join(struct.pack("<I", len(i.encode())) + i.encode() for i in self.request_ids)
+            sections.append((len(ids), ids + bytes(-len(ids) % 4)))
         sections += [(3, b"new ....")] * extra_sections
         return record(KIND_STEP, self.step_id, 0, sections)
 

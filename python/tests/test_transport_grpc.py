@@ -129,6 +129,7 @@ def message(record: StepRecord) -> Any:
     for name, values in words.items():
         setattr(step, name, struct.pack(f"<{len(values)}I", *values))
     step.new.extend(MESSAGES["NewSequence"](**new._asdict()) for new in record.new)
+    step.request_ids.extend(record.request_ids)
     return step
 
 
@@ -141,6 +142,7 @@ def a_step() -> StepRecord:
         copies=[(1, 2)],
         bitmask=[0xFFFF_FFFF],
         rows=[(1, 0, 2, 1), (4, 9, 1, 1)],
+        request_ids=["run-ü"],
     )
 
 

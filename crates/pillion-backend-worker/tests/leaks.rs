@@ -178,6 +178,14 @@ fn well_behaved(before: &Holdings) {
         h.close(LONG);
     });
     check("dropped", before, || drop(Harness::ready(fake())));
+    check("nothing lies in /dev/shm, so it may be full or missing", before, || {
+        let h = Harness::ready(fake());
+        for process in ["self".to_owned(), h.pid().to_string()] {
+            let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+            assert!(maps.contains("/memfd:pillion-steps") && !maps.contains("/dev/shm"), "{process}: {maps}");
+        }
+        h.close(LONG);
+    });
     check("a grandchild", before, || {
         let h = Harness::ready(options("fake_worker", json!({ "load": "child" })));
         h.close(LONG);

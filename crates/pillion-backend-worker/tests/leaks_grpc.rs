@@ -87,7 +87,7 @@ fn closes_each_connection(before: &Holdings) {
 
 fn when_ready(before: &Holdings) {
     let cases = [
-        ("answers unasked", "which nobody asked for"),
+        ("answers unasked", "answered step 99"),
         ("answers twice", "which nobody asked for"),
         ("wrong step id", "answered step 77 in place of step 1"),
         ("truncated record", "its header says"),

@@ -87,7 +87,7 @@ impl<'a> Writer<'a> {
 
 pub(crate) struct Reader<'a> {
     bytes: &'a [u8],
-    sections: usize,
+    pub(crate) sections: usize,
     pub(crate) step_id: u64,
     pub(crate) time_ns: u64,
 }

@@ -14,7 +14,8 @@
 //!
 //! Each entry of the table is `(offset u32, count u32)`: where the section begins, in bytes from the start of the record, and how
 //! many elements it has. Sections of a step, in order: freed slots (u32), new sequences ([`NewSequence`], 64 bytes), their prompts
-//! (u32), copies ([`Copy`], 8 bytes), grammar bitmask (u32), rows ([`Row`], 16 bytes). Sections of an output: token ids (u32), log
+//! (u32), copies ([`Copy`], 8 bytes), grammar bitmask (u32), rows ([`Row`], 16 bytes), and only if there are any the request ids of the new
+//! sequences (bytes: for each its length as u32 and its UTF-8). Sections of an output: token ids (u32), log
 //! probabilities (f32), alternatives ([`TopLogprob`], 12 bytes), error (bytes of UTF-8 JSON). The receiver handles the sections of
 //! a step in that order. A receiver accepts more sections than it knows and leaves them alone.
 
@@ -103,6 +104,8 @@ pub struct Step {
     pub bitmask: Vec<u32>,
     /// What to compute, at most one row per slot.
     pub rows: Vec<Row>,
+    /// The callers' names for the sequences that enter, for the worker's log: none at all, or one for each.
+    pub request_ids: Vec<String>,
 }
 
 /// An alternative to a sampled token.
@@ -136,7 +139,8 @@ pub struct StepOutput {
 impl Step {
     /// Writes the record over whatever `out` held.
     pub fn encode_into(&self, out: &mut Vec<u8>) {
-        let mut w = Writer::new(out, RecordKind::Step, self.step_id, 0, 6);
+        let sections = if self.request_ids.is_empty() { 6 } else { 7 };
+        let mut w = Writer::new(out, RecordKind::Step, self.step_id, 0, sections);
         w.section(&self.freed, |w, v| w.u32(*v));
         w.section(&self.new, write_new_sequence);
         w.section(&self.prompts, |w, v| w.u32(*v));
@@ -151,6 +155,11 @@ impl Step {
             w.u32(r.count);
             w.u32(r.flags);
         });
+        if !self.request_ids.is_empty() {
+            let with_len = |id: &String| [&(id.len() as u32).to_le_bytes(), id.as_bytes()].concat();
+            let ids: Vec<u8> = self.request_ids.iter().flat_map(with_len).collect();
+            w.section(&ids, |w, b| w.out.push(*b));
+        }
         w.finish();
     }
 
@@ -170,7 +179,11 @@ impl Step {
                 count: le32(b, 8),
                 flags: le32(b, 12),
             })?,
+            request_ids: if r.sections > 6 { read_request_ids(r.bytes(6)?)? } else { Vec::new() },
         };
+        if !step.request_ids.is_empty() && step.request_ids.len() != step.new.len() {
+            return Err(bad(format_args!("{} request ids for {} sequences", step.request_ids.len(), step.new.len())));
+        }
         let prompts = step.prompts.len() as u64;
         for n in &step.new {
             if u64::from(n.prompt_offset) + u64::from(n.prompt_len) > prompts {
@@ -228,6 +241,18 @@ impl StepOutput {
     }
 }
 
+fn read_request_ids(mut bytes: &[u8]) -> Result<Vec<String>> {
+    let mut ids = Vec::new();
+    while !bytes.is_empty() {
+        let id = bytes.split_at_checked(4).and_then(|(len, rest)| rest.split_at_checked(le32(len, 0) as usize));
+        let Some((id, rest)) = id else { return Err(bad(format_args!("a request id lies outside its section"))) };
+        let text = std::str::from_utf8(id).map_err(|_| bad(format_args!("a request id that is not UTF-8")))?;
+        ids.push(text.to_owned());
+        bytes = rest;
+    }
+    Ok(ids)
+}
+
 fn read_new_sequence(b: &[u8]) -> NewSequence {
     NewSequence {
         slot: le32(b, 0),
@@ -281,6 +306,7 @@ mod tests {
             copies in prop::collection::vec((any::<u32>(), any::<u32>()), 0..4),
             bitmask in prop::collection::vec(any::<u32>(), 0..9),
             rows in prop::collection::vec((any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>()), 0..40),
+            name in prop::option::of("\\PC{0,20}"),
         ) -> Step {
             let mut s = Step { step_id, freed, bitmask, ..Step::default() };
             for (slot, prompt, top_k, temperature, seed) in sequences {
@@ -295,6 +321,9 @@ mod tests {
             }
             s.copies = copies.into_iter().map(|(from, to)| Copy { from, to }).collect();
             s.rows = rows.into_iter().map(|(slot, start, count, flags)| Row { slot, start, count, flags }).collect();
+            if let Some(name) = name {
+                s.request_ids = s.new.iter().map(|n| format!("{name}-{}", n.slot)).collect();
+            }
             s
         }
     }
@@ -392,6 +421,20 @@ mod tests {
         fn noise_is_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             prop_assert!(Step::decode(&bytes).is_err() && StepOutput::decode(&bytes).is_err());
         }
+    }
+
+    #[test]
+    fn request_ids_are_for_all_sequences_or_for_none() {
+        let new = vec![NewSequence::default(), NewSequence::default()];
+        for ids in [vec!["a".to_owned()], vec!["a".to_owned(); 3]] {
+            let mut bytes = Vec::new();
+            Step { new: new.clone(), request_ids: ids, ..Step::default() }.encode_into(&mut bytes);
+            let error = Step::decode(&bytes).unwrap_err();
+            assert!(error.message().contains("request ids for 2 sequences"), "{error}");
+        }
+        assert!(read_request_ids(&[9, 0, 0, 0, b'x']).is_err());
+        assert!(read_request_ids(&[1, 0, 0, 0, 0xff]).is_err());
+        assert!(read_request_ids(&[1, 0]).is_err());
     }
 
     #[test]

@@ -327,6 +327,7 @@ fn enter(step: &mut Step, slot: u32, max_len: u32, sequence: &Sequence) {
         presence_penalty: 0.0,
     });
     step.prompts.extend_from_slice(sequence.prompt_ids());
+    step.request_ids.push(sequence.request_id().to_owned());
 }
 
 #[cfg(test)]

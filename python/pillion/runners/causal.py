@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pillion._arena import Arena
 from pillion._config import LoadConfig, PretrainedModel, Progress
 from pillion._memory import free_host_bytes, trim_heap
+from pillion._requests import RequestNames
 from pillion._sampling import Penalties, Sampled, SamplingRows, sample
 from pillion._step import NO_TOKEN, ROW_MASKED, ROW_SAMPLE, NewSequence, Step, decode_step, encode_output
 from pillion.errors import PillionError, is_out_of_memory
@@ -70,6 +71,7 @@ class CausalRunner:
         self._vocab_size = reference.vocab_size
         self._tier, self._tier_reason = self._choose_tier(loaded, reference)
         progress("check", 1, 1)
+        self._requests = RequestNames()
         self._table = SlotTable(self._num_slots, self._vocab_size, self._max_context)
         self._pool = torch.zeros((self._num_slots, 256), dtype=torch.int32, device=loaded.device)
         progress("warmup", 0, None)
@@ -123,7 +125,16 @@ class CausalRunner:
 
     def run(self, record: bytes | bytearray | memoryview) -> bytes:
         """Runs one step record."""
-        return self.step(decode_step(record))
+        step = decode_step(record)
+        if step.new or step.freed:
+            self._requests.follow(step)
+        try:
+            return self.step(step)
+        except PillionError:
+            raise
+        except BaseException as error:
+            self._requests.log_failure(step, error)
+            raise
 
     def step(self, step: Step) -> bytes:
         """Runs one step; gives its output record. What raises leaves every other slot as it was."""

@@ -68,11 +68,12 @@ def record_of_step(step: Any) -> bytes:
     at_bitmask = at_copies + len(copies)
     at_rows = at_bitmask + len(bitmask)
     at_ids = at_rows + len(rows)
+    padding = -len(ids) % 4
     fields = (
         _step.MAGIC,
         _step.VERSION,
         _step.KIND_STEP,
-        at_ids + len(ids),
+        at_ids + len(ids) + padding,
         7 if ids else 6,
         step.step_id,
         0,
@@ -90,7 +91,7 @@ def record_of_step(step: Any) -> bytes:
         len(rows) // 16,
     )
     head = header.pack(*fields) if not ids else header.pack(*fields, at_ids, len(ids))
-    return b"".join((head, freed, new, prompts, copies, bitmask, rows, ids))
+    return b"".join((head, freed, new, prompts, copies, bitmask, rows, ids, bytes(padding)))
 
 
 def _new_sequences(step: Any) -> bytes:
@@ -116,8 +117,7 @@ def _new_sequences(step: Any) -> bytes:
 
 def _request_ids(step: Any) -> bytes:
     texts = [text.encode("utf-8") for text in step.request_ids]
-    data = b"".join(_LENGTH.pack(len(text)) + text for text in texts)
-    return data + bytes(-len(data) % 4)
+    return b"".join(_LENGTH.pack(len(text)) + text for text in texts)
 
 
 def step_output_of_record(record: bytes) -> Any:

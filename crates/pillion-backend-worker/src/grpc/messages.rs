@@ -65,7 +65,7 @@ fn message(step: &Step) -> proto::Step {
         copies: step.copies.iter().flat_map(|c| [c.from, c.to]).collect(),
         bitmask: step.bitmask.clone(),
         rows: step.rows.iter().flat_map(|r| [r.slot, r.start, r.count, r.flags]).collect(),
-        request_ids: Vec::new(),
+        request_ids: step.request_ids.clone(),
     }
 }
 

@@ -7,7 +7,7 @@ use pillion_backend_worker::RestartOptions;
 use pillion_core::{
     Backend, BackendEvent, ErrorCode, LogLevel, LogSource,
     forward::{ForwardBatch, ForwardItem},
-    step::Step,
+    step::{NewSequence, Step},
 };
 use rustix::process::Signal;
 use serde_json::json;
@@ -150,6 +150,16 @@ fn what_the_worker_writes_is_logged_and_nothing_else() {
     let logged = h.expect_log("fake: logged");
     assert_eq!((logged.level, logged.request_id.as_deref()), (LogLevel::Error, Some("r-1")));
     h.round_trip(2);
+    h.close(LONG);
+}
+
+#[test]
+fn the_worker_knows_the_requests_by_their_ids() {
+    let mut h = Harness::ready(fake());
+    let new = vec![NewSequence { slot: 3, max_len: 4, ..NewSequence::default() }];
+    h.backend.submit(&Step { new, request_ids: vec!["run-ü".to_owned()], ..step(1, &[17]) }).unwrap();
+    assert_eq!(h.expect_step().error, None);
+    assert_eq!(h.expect_log("fake: entered").request_id.as_deref(), Some("run-ü"));
     h.close(LONG);
 }
 

@@ -1,0 +1,11 @@
+//! The cases of `orphans/`, over gRPC.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, reason = "tests; clippy knows only functions that are marked as such")]
+
+mod common;
+mod orphans;
+
+use pillion_backend_worker::Transport;
+
+pub(crate) const TRANSPORT: Transport = Transport::Grpc;
