@@ -212,7 +212,7 @@ impl Link {
     /// Hands the step over and wakes the worker.
     pub(crate) fn submit(&mut self, step: &Step) -> Result<()> {
         let positions = step.rows.iter().map(|r| u64::from(r.count)).sum();
-        self.sent(RecordKind::Step, step.step_id, positions, |way| match way {
+        self.hand_over(RecordKind::Step, step.step_id, positions, |way| match way {
             Way::Shm { steps, bell, record, .. } => {
                 step.encode_into(record);
                 steps.push(record).map(|()| bell.ring())
@@ -223,7 +223,7 @@ impl Link {
 
     /// As [`Self::submit`], for a forward. Large tensors are put into the pool, where there is one, while it has room.
     pub(crate) fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
-        self.sent(RecordKind::Forward, batch.forward_id, batch.items.len() as u64, |way| match way {
+        self.hand_over(RecordKind::Forward, batch.forward_id, batch.items.len() as u64, |way| match way {
             Way::Shm { steps, bell, record, inputs } => {
                 let mut lent = Vec::new();
                 let encoded = batch.encode_placed(record, |tensor| {
@@ -243,7 +243,7 @@ impl Link {
         })
     }
 
-    fn sent(
+    fn hand_over(
         &mut self,
         kind: RecordKind,
         id: u64,
@@ -251,11 +251,11 @@ impl Link {
         send: impl FnOnce(&mut Way) -> Result<()>,
     ) -> Result<()> {
         lock(&self.flight).submitted(kind, id, positions, Instant::now())?;
-        let sent = send(&mut self.way);
-        if sent.is_err() {
+        let result = send(&mut self.way);
+        if result.is_err() {
             lock(&self.flight).withdraw();
         }
-        sent
+        result
     }
 
     /// Says that nothing comes after what was submitted.

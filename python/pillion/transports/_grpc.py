@@ -21,7 +21,7 @@ from concurrent import futures
 from typing import Any, Final, Protocol
 
 import pillion
-from pillion import _step
+from pillion import _forward, _step
 from pillion.errors import PillionError, StepRecordError, UnsupportedError, error_json
 from pillion.transports._grpcio import grpc
 from pillion.transports._messages import MESSAGES, record_of_step, step_output_of_record
@@ -469,5 +469,4 @@ def _record_of(request: Any) -> bytes:
 
 
 def _failed(record: bytes, error: BaseException) -> bytes:
-    step_id = struct.unpack_from("<Q", record, 16)[0] if len(record) >= 24 else 0
-    return _step.encode_output(step_id, 0, error=error_json(error, "forward"))
+    return _forward.failed(record, error_json(error, "forward"))

@@ -89,7 +89,7 @@ fn what_a_model_keeps_of_a_step_never_changes() {
     let mut h = Harness::ready(fake());
     for id in 0..1000 {
         let prompts = (0..50).map(|i| i + id as u32).collect();
-        h.backend.submit(&Step { prompts, ..step(id, &[17]) }).unwrap();
+        h.backend.submit(&Step { prompts, ..step(id, &[18]) }).unwrap();
         assert_eq!(h.expect_step().error, None);
     }
     h.close(LONG);
