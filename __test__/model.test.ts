@@ -8,8 +8,6 @@ import { Engine } from '../src/index'
 import { describe, expect, test } from 'vitest'
 import { runNode, tempFolder } from './helpers'
 
-import { runNode } from './helpers'
-
 const root = path.resolve(import.meta.dirname, '..')
 const model = process.env.PILLION_TEST_MODEL ?? path.join(root, '.models/smollm2')
 const python = process.env.PILLION_PYTHON ?? path.join(root, '.venv/bin/python')
