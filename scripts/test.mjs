@@ -11,6 +11,7 @@ await models()
 const keepGoing = true
 await step('Rust tests', 'cargo', ['test', '--workspace', '--quiet', '--no-fail-fast'], {
   count: counters.cargo,
+  env: { PILLION_TEST_PYTHON: python },
   keepGoing,
 })
 await step('Python tests', python, ['-m', 'pytest', '-q', 'python/tests'], {

@@ -37,8 +37,12 @@ impl Standing {
         let socket = folder.path().join("w/s");
         fs::DirBuilder::new().mode(0o700).create(socket.parent().unwrap()).unwrap();
         let child = Self::spawn(&socket, options);
-        let standing = Self { child, socket, _folder: folder };
-        wait_until("the worker's socket", || std::os::unix::net::UnixStream::connect(&standing.socket).is_ok());
+        let mut standing = Self { child, socket, _folder: folder };
+        wait_until("the worker's socket", || {
+            let ended = standing.child.try_wait().unwrap();
+            assert_eq!(ended, None, "the worker ended; has {} the packages of pillion[grpc]?", python().display());
+            std::os::unix::net::UnixStream::connect(&standing.socket).is_ok()
+        });
         standing
     }
 

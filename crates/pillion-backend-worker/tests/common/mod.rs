@@ -63,8 +63,10 @@ pub(crate) fn class_options(class: &str) -> WorkerOptions {
     options
 }
 
+/// `npm test` names one that has the packages for gRPC.
 pub(crate) fn python() -> PathBuf {
-    std::env::var_os("PILLION_PYTHON").map_or_else(|| PathBuf::from("python3"), PathBuf::from)
+    let named = ["PILLION_TEST_PYTHON", "PILLION_PYTHON"].into_iter().find_map(std::env::var_os);
+    named.map_or_else(|| PathBuf::from("python3"), PathBuf::from)
 }
 
 impl Harness {
