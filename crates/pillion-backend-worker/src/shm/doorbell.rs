@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use pillion_core::{Error, ErrorCode, Result};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, Timespec},
+    fs::OFlags,
     io::Errno,
 };
 
@@ -93,6 +94,7 @@ mod tests {
         other.ring();
         bell.silence();
         bell.silence();
+        assert_eq!(bell.wait(), 0, "it waits no more");
         other.ring();
         assert_eq!(bell.wait(), 1);
     }
