@@ -63,9 +63,11 @@ impl Doorbell {
         u64::from_ne_bytes(count)
     }
 
-    /// Forgets what was rung, and so lets go whoever waits to ring.
+    /// Forgets what was rung, and so lets go whoever waits to ring. From now on nobody waits at this bell, neither to ring it nor to hear
+    /// it: to ask whether it has rung and to read then would wait for ever where the other side reads in between.
     pub(crate) fn silence(&self) {
-        if self.has_rung() {
+        let Ok(flags) = rustix::fs::fcntl_getfl(&self.0) else { return };
+        if rustix::fs::fcntl_setfl(&self.0, flags | OFlags::NONBLOCK).is_ok() {
             self.wait();
         }
     }
