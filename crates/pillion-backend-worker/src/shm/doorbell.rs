@@ -48,7 +48,8 @@ impl Doorbell {
 
     /// Whether somebody has filled the counter to its brim.
     pub(crate) fn is_full(&self) -> bool {
-        !self.is(PollFlags::OUT)
+        let mut fds = [PollFd::new(&self.0, PollFlags::OUT)];
+        !rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok_and(|n| n > 0)
     }
 
     /// Whether [`Self::wait`] would not wait.
@@ -70,11 +71,6 @@ impl Doorbell {
         if rustix::fs::fcntl_setfl(&self.0, flags | OFlags::NONBLOCK).is_ok() {
             self.wait();
         }
-    }
-
-    fn is(&self, ready: PollFlags) -> bool {
-        let mut fds = [PollFd::new(&self.0, ready)];
-        rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok_and(|n| n > 0)
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

@@ -206,10 +206,8 @@ impl Writer<'_> {
                 word_end = scanner.next(piece, at);
             }
             let bytes = self.tokenizer.vocab.bytes_of(self.out.ids[token]).unwrap_or_default();
-            let leading = bytes.iter().take_while(|&&byte| byte == b' ').count();
-            let trailing = bytes.iter().rev().take_while(|&&byte| byte == b' ').count();
             let origin = source.range(text, range.start + at..range.start + at + bytes.len());
-            self.push_offsets(origin, leading, trailing);
+            self.push_token(bytes, origin);
             at += bytes.len();
         }
         self.words += 1;
@@ -237,16 +235,21 @@ impl Writer<'_> {
             }
             for (start, len) in tokenizer.spans_of_word(&piece.bytes[at..end], &self.out.ids[token..]) {
                 let bytes = tokenizer.vocab.bytes_of(self.out.ids[token]).unwrap_or_default();
-                let leading = bytes.iter().take_while(|&&byte| byte == b' ').count();
-                let trailing = bytes.iter().rev().take_while(|&&byte| byte == b' ').count();
                 let (from, to) = (origin_of[start], origin_of[start + len - 1] + 1);
                 let origin = source.range(text, range.start + at + from..range.start + at + to);
-                self.push_offsets(origin, leading, trailing);
+                self.push_token(bytes, origin);
                 token += 1;
             }
             self.words += 1;
             at = end;
         }
+    }
+
+    /// Adds the offsets of a token of the vocabulary, given its bytes.
+    fn push_token(&mut self, bytes: &[u8], origin: Range<usize>) {
+        let leading = bytes.iter().take_while(|&&byte| byte == b' ').count();
+        let trailing = bytes.iter().rev().take_while(|&&byte| byte == b' ').count();
+        self.push_offsets(origin, leading, trailing);
     }
 
     /// Adds the offsets of a token, given how many characters of whitespace it begins and ends with. A space that was
