@@ -2,7 +2,7 @@
 //!
 //! [`WorkerBackend`] is the engine's handle. A supervisor thread starts the process, shakes hands with it, watches it and starts it anew
 //! when it dies; steps go past it, through shared memory, and their answers come back on a thread of their own. Nothing here knows
-//! what a step means, and only `process` and `shm` hold unsafe code.
+//! what a step means, and only `process`, `shm` and one file of `grpc` hold unsafe code.
 
 #[cfg(target_os = "linux")]
 mod backend;
