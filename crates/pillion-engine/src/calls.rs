@@ -28,13 +28,12 @@ pub(crate) struct Calls {
     /// Oldest first.
     in_flight: VecDeque<InFlight>,
     next_forward: u64,
-    next_key: u64,
 }
 
 #[derive(Debug)]
 struct Call {
-    /// Tells calls apart that had the same run number one after the other.
-    key: u64,
+    /// Its place in the order of arrival; tells calls apart that had the same run number one after the other.
+    arrival: u64,
     request_id: String,
     results: Vec<Option<Result<ForwardItem>>>,
     num_missing: usize,
@@ -44,7 +43,7 @@ struct Call {
 #[derive(Clone, Copy, Debug)]
 struct Place {
     run: u32,
-    key: u64,
+    arrival: u64,
     index: usize,
 }
 
@@ -63,23 +62,24 @@ struct InFlight {
 impl Calls {
     /// Takes a call in. One without items has ended at once.
     pub(crate) fn add(&mut self, new: NewCall) -> Option<EndedCall> {
-        let NewCall { run, request_id, items, .. } = new;
+        let NewCall { run, arrival, request_id, items, .. } = new;
         if items.is_empty() {
             return Some(EndedCall { run, results: Vec::new() });
         }
-        self.next_key += 1;
-        let key = self.next_key;
         let results = items.iter().map(|_| None).collect();
-        self.by_run.insert(run, Call { key, request_id, num_missing: items.len(), results });
+        self.by_run.insert(run, Call { arrival, request_id, num_missing: items.len(), results });
+        // Calls are made ready by several threads, and a later one may be ready first.
+        let after = self.waiting.split_off(self.waiting.partition_point(|item| item.place.arrival < arrival));
         let items = items.into_iter().enumerate();
-        self.waiting.extend(items.map(|(index, item)| Item { place: Place { run, key, index }, item }));
+        self.waiting.extend(items.map(|(index, item)| Item { place: Place { run, arrival, index }, item }));
+        self.waiting.extend(after);
         None
     }
 
     /// Forgets a call; gives its request id. What is under way for it is of no use any more.
     pub(crate) fn remove(&mut self, run: u32) -> Option<String> {
         let call = self.by_run.remove(&run)?;
-        self.waiting.retain(|item| item.place.key != call.key);
+        self.waiting.retain(|item| item.place.arrival != call.arrival);
         Some(call.request_id)
     }
 
@@ -133,7 +133,7 @@ impl Calls {
     pub(crate) fn put_back(&mut self, batch: ForwardBatch) {
         let Some(InFlight { places, .. }) = self.in_flight.pop_back() else { return };
         for (place, item) in places.into_iter().zip(batch.items).rev() {
-            if self.by_run.get(&place.run).is_some_and(|call| call.key == place.key) {
+            if self.by_run.get(&place.run).is_some_and(|call| call.arrival == place.arrival) {
                 self.waiting.push_front(Item { place, item });
             }
         }
@@ -171,7 +171,7 @@ impl Calls {
 
     /// The call if this was its last result.
     fn put(&mut self, place: Place, result: Result<ForwardItem>) -> Option<EndedCall> {
-        let call = self.by_run.get_mut(&place.run).filter(|call| call.key == place.key)?;
+        let call = self.by_run.get_mut(&place.run).filter(|call| call.arrival == place.arrival)?;
         let result = result.map_err(|e| e.with_stage(Stage::Forward).with_request_id(call.request_id.clone()));
         let slot = call.results.get_mut(place.index).filter(|slot| slot.is_none())?;
         *slot = Some(result);
@@ -196,8 +196,13 @@ mod tests {
     }
 
     fn call(run: u32, items: &[&str]) -> NewCall {
+        call_at(u64::from(run), run, items)
+    }
+
+    fn call_at(arrival: u64, run: u32, items: &[&str]) -> NewCall {
         NewCall {
             run,
+            arrival,
             request_id: format!("r{run}"),
             items: items.iter().map(|json| item(json)).collect(),
             deadline: None,
@@ -233,6 +238,15 @@ mod tests {
     }
 
     #[test]
+    fn what_came_first_goes_first_though_it_was_ready_later() {
+        let mut calls = Calls::default();
+        for run in [2, 4, 1, 3] {
+            calls.add(call(run, &[&run.to_string(), "0"]));
+        }
+        assert_eq!(texts(&calls.next_batch(9).unwrap().items), ["1", "0", "2", "0", "3", "0", "4", "0"]);
+    }
+
+    #[test]
     fn a_batch_is_bounded_in_bytes_but_takes_a_long_item_alone() {
         let mut calls = Calls::default();
         let long = "1".repeat(MAX_BATCH_BYTES + 1);
@@ -248,7 +262,7 @@ mod tests {
         let batch = calls.next_batch(1).unwrap();
         assert_eq!(calls.remove(1).as_deref(), Some("r1"));
         assert_eq!((calls.remove(1), calls.num_waiting()), (None, 0));
-        calls.add(call(1, &["3"]));
+        calls.add(call_at(2, 1, &["3"]));
         assert!(answer(&mut calls, batch).is_empty(), "an answer to the old call is not the new one's");
         let batch = calls.next_batch(1).unwrap();
         assert_eq!(answer(&mut calls, batch)[0].results, [Ok(item("3"))]);
@@ -360,7 +374,7 @@ mod tests {
                         // Few numbers, so that they are used again.
                         let Some(run) = (0..5u32).find(|run| !open.contains_key(run)) else { continue };
                         let inputs: Vec<_> = (0..len).map(|i| format!("[{number},{i}]")).collect();
-                        let new = call(run, &inputs.iter().map(String::as_str).collect::<Vec<_>>());
+                        let new = call_at(number as u64, run, &inputs.iter().map(String::as_str).collect::<Vec<_>>());
                         open.insert(run, inputs);
                         let ended = calls.add(new);
                         check(&mut open, ended.into_iter().collect())?;

@@ -6,7 +6,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -125,6 +125,7 @@ impl EngineCore {
         self.guard(Stage::Update, |core| core.control(now));
         self.guard(Stage::Update, |core| core.expire(now));
         self.guard(Stage::Schedule, |core| core.submit(now));
+        self.shared.counters.items_waiting.store(self.calls.num_waiting() as u64, Relaxed);
         self.guard(Stage::Update, |core| core.close_when_idle(now));
         self.guard(Stage::Stream, Self::collect);
         let next = if self.closing == Closing::Done { Next::End } else { Next::Continue };

@@ -2,7 +2,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     thread,
     time::{Duration, Instant},
 };
@@ -161,6 +161,7 @@ impl Engine {
         let (waiting, tokens) = self.admission.waiting();
         let running = self.admission.num_runs().saturating_sub(waiting as usize);
         let gauges = [
+            ("pillion_forward_items_waiting", self.counters.items_waiting.load(Relaxed) as f64),
             ("pillion_requests_running", running as f64),
             ("pillion_requests_waiting", f64::from(waiting)),
             ("pillion_prompt_tokens_waiting", tokens as f64),

@@ -34,6 +34,7 @@ pub(crate) struct NewRun {
 #[derive(Debug)]
 pub(crate) struct NewCall {
     pub(crate) run: u32,
+    pub(crate) arrival: u64,
     pub(crate) request_id: String,
     pub(crate) items: Vec<ForwardItem>,
     pub(crate) deadline: Option<Instant>,

@@ -161,7 +161,7 @@ impl Inner {
                 let deadline = valid.timeout().and_then(|timeout| received.checked_add(timeout));
                 let items = valid.into_items();
                 self.admission.charge_bytes(run, items.iter().map(ForwardItem::size).sum::<usize>() as u64)?;
-                Ok(EngineEvent::AddCall(Box::new(NewCall { run, request_id, items, deadline })))
+                Ok(EngineEvent::AddCall(Box::new(NewCall { run, arrival, request_id, items, deadline })))
             }
         }
     }

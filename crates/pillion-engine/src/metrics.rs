@@ -33,7 +33,11 @@ macro_rules! counters {
     ($($field:ident = $name:literal, $help:literal;)+) => {
         /// The engine's own counters; written by its thread, read by anyone.
         #[derive(Debug, Default)]
-        pub(crate) struct Counters { $(pub(crate) $field: AtomicU64,)+ }
+        pub(crate) struct Counters {
+            $(pub(crate) $field: AtomicU64,)+
+            /// The one gauge that only the engine's thread knows.
+            pub(crate) items_waiting: AtomicU64,
+        }
 
         impl Counters {
             pub(crate) fn read(&self) -> BTreeMap<String, f64> {
@@ -45,6 +49,7 @@ macro_rules! counters {
         fn help(name: &str) -> &'static str {
             match name {
                 $($name => $help,)+
+                "pillion_forward_items_waiting" => "Inputs of predict that are ready and wait for a forward.",
                 "pillion_requests_running" => "Requests that have a slot.",
                 "pillion_requests_waiting" => "Requests that wait for one or are being tokenized.",
                 "pillion_prompt_tokens_waiting" => "Prompt tokens of the waiting requests.",

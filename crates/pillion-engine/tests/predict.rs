@@ -33,8 +33,9 @@ fn echo(script: &mut Script, batch: &ForwardBatch) {
     script.answer_forward(batch, |item| Ok(item.clone()));
 }
 
-fn wait_for_waiting(bench: &Bench, count: f64) {
-    while (bench.engine().metrics().gauges["pillion_requests_waiting"] - count).abs() > 0.5 {
+/// Waits until so many calls (`requests`) or inputs (`forward_items`) wait.
+fn wait_for_waiting(bench: &Bench, what: &str, count: f64) {
+    while (bench.engine().metrics().gauges[&format!("pillion_{what}_waiting")] - count).abs() > 0.5 {
         std::thread::yield_now();
     }
 }
@@ -65,9 +66,8 @@ fn callers_that_come_during_a_pass_share_the_next() {
     let first = script.next_forward();
     assert_eq!(texts(&first), ["1"]);
     bench.predict(2, &["2", "2"]);
-    wait_for_waiting(&bench, 1.0);
     bench.predict(3, &["3"]);
-    wait_for_waiting(&bench, 2.0);
+    wait_for_waiting(&bench, "forward_items", 3.0);
     assert!(script.is_quiet(), "a second pass in flight would be cheaper full");
     echo(&mut script, &first);
     let second = script.next_forward();
@@ -191,8 +191,9 @@ fn a_full_queue_refuses_calls_at_once() {
     assert_eq!(bench.whole(1).err().code(), ErrorCode::InvalidArgument);
     bench.predict(2, &["2"]);
     let batch = script.next_forward();
+    wait_for_waiting(&bench, "requests", 0.0);
     bench.predict(3, &["3"]);
-    wait_for_waiting(&bench, 1.0);
+    wait_for_waiting(&bench, "forward_items", 1.0);
     bench.predict(4, &["4"]);
     let error = bench.whole(4).err();
     assert!(error.code() == ErrorCode::QueueFull && error.is_retryable());

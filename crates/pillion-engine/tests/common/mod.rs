@@ -1,12 +1,12 @@
 //! What the engine's tests share: an [`Outputs`] that collects, and an engine around it.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use pillion_backend_echo::{EchoBackend, EchoOptions};
 use pillion_core::{Backend, Error, Limits, PredictRequest, forward::ForwardItem};
-use pillion_engine::{Engine, EngineOptions, EngineOutput, Finish, Outputs, RunOutput, TokenData};
+use pillion_engine::{Engine, EngineOptions, EngineOutput, Finish, Outputs, TokenData};
 use pillion_testkit::{Script, ScriptedBackend};
 use pillion_tokenize::Tokenizer;
 
@@ -26,7 +26,8 @@ impl Outputs for Collect {
 pub struct Bench {
     pub engine: Option<Engine>,
     outputs: Receiver<EngineOutput>,
-    kept: Vec<RunOutput>,
+    /// What came of other runs while one was waited for.
+    kept: VecDeque<EngineOutput>,
 }
 
 /// Everything that a run gave.
@@ -49,12 +50,20 @@ impl Whole {
     }
 }
 
+fn run_of(output: &EngineOutput) -> Option<u32> {
+    match output {
+        EngineOutput::Run(output) => Some(output.run),
+        EngineOutput::Prediction(prediction) => Some(prediction.run),
+        _ => None,
+    }
+}
+
 impl Bench {
     pub fn new(backend: Box<dyn Backend>, limits: Limits) -> Self {
         let (send, outputs) = unbounded();
         let options = EngineOptions { limits, model_name: "test".into(), ..EngineOptions::default() };
         let engine = Engine::start(options, Some(Tokenizer::byte()), backend, Arc::new(Collect(send))).expect("starts");
-        Self { engine: Some(engine), outputs, kept: Vec::new() }
+        Self { engine: Some(engine), outputs, kept: VecDeque::new() }
     }
 
     pub fn echo(options: EchoOptions) -> Self {
@@ -88,10 +97,18 @@ impl Bench {
         loop {
             match self.next() {
                 output if wanted(&output) => return output,
-                EngineOutput::Run(run) => self.kept.push(run),
+                output if run_of(&output).is_some() => self.kept.push_back(output),
                 _ => {}
             }
         }
+    }
+
+    /// The next output of a run, be it kept or yet to come.
+    fn next_of(&mut self, run: u32) -> EngineOutput {
+        if let Some(at) = self.kept.iter().position(|output| run_of(output) == Some(run)) {
+            return self.kept.remove(at).expect("found");
+        }
+        self.wait_for(|output| run_of(output) == Some(run))
     }
 
     /// Begins a call of `predict` with these items.
@@ -108,11 +125,7 @@ impl Bench {
 
     /// Waits for the results of a call; each as its JSON.
     pub fn results(&mut self, run: u32) -> Vec<Result<String, Error>> {
-        let output = self.wait_for(|o| match o {
-            EngineOutput::Prediction(p) => p.run == run,
-            EngineOutput::Run(r) => r.run == run,
-            _ => false,
-        });
+        let output = self.next_of(run);
         match output {
             EngineOutput::Prediction(p) => p.results.into_iter().map(|r| r.map(|item| item.json)).collect(),
             other => panic!("{other:?} where results were expected"),
@@ -123,17 +136,9 @@ impl Bench {
     pub fn whole(&mut self, run: u32) -> Whole {
         let mut whole = Whole::default();
         loop {
-            let at = self.kept.iter().position(|o| o.run == run);
-            let output = match at {
-                Some(at) => self.kept.remove(at),
-                None => match self.next() {
-                    EngineOutput::Run(output) if output.run == run => output,
-                    EngineOutput::Run(output) => {
-                        self.kept.push(output);
-                        continue;
-                    }
-                    _ => continue,
-                },
+            let output = match self.next_of(run) {
+                EngineOutput::Run(output) => output,
+                other => panic!("{other:?} where a run was expected"),
             };
             whole.deltas += 1;
             whole.text += &output.text;
