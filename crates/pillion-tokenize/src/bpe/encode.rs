@@ -3,12 +3,12 @@
 use super::ByteLevelBpe;
 use super::added::ParseSpecial;
 use super::cache::{LongCache, MAX_INLINE, MAX_LONG, ShortCache};
-use super::chunk::Chunk;
-use super::merge::NO_BYTE;
+use super::hash::HashKey;
 use super::normalize;
 use super::pattern::with_scanner;
 use super::pending::Pending;
 use super::scan::{Piece, Scanner};
+use super::window::{Tail, Window};
 use super::word::{MAX_SHORT, ShortKey};
 
 /// The longest text that the engine takes, in bytes.
@@ -130,23 +130,17 @@ impl ByteLevelBpe {
     #[inline(never)]
     fn words<S: Scanner>(&self, scanner: S, piece: Piece<'_>, scratch: &mut Scratch, sink: &mut Sink<'_>) {
         let Scratch { short, long, pending, .. } = scratch;
-        let mut ahead = [Word::NONE; AHEAD_WORDS];
+        let mut ahead = Ahead { words: [Word::NONE; Ahead::ROOM], len: 0 };
         let mut start = 0;
         while start < piece.bytes.len() {
             // The words of a block are found first and looked up then, so that the look-ups wait for memory together.
-            let mut count = 0;
-            for word in &mut ahead {
-                *word = self.next_word(scanner, piece, start);
-                short.touch(word.hash);
-                start = word.end;
-                count += 1;
-                if start >= piece.bytes.len() {
-                    break;
-                }
+            ahead.len = 0;
+            while start < piece.bytes.len() && ahead.len < Ahead::ENOUGH {
+                start = self.find_words(scanner, piece, start, short, &mut ahead);
             }
-            for &word in &ahead[..count] {
+            for &word in &ahead.words[..ahead.len] {
                 if word.key == ShortKey::NONE {
-                    self.odd_word(word, piece.bytes, long, pending, sink);
+                    self.long_word(word, piece.bytes, long, pending, sink);
                     continue;
                 }
                 match short.get(word.key, word.hash) {
@@ -163,30 +157,43 @@ impl ByteLevelBpe {
         }
     }
 
-    /// The word at `start`; with the key [`ShortKey::NONE`] if it has one byte, or too many for a key.
+    /// Finds the word at `start`, or several. Gives where the next begins.
     #[inline(always)]
-    fn next_word<S: Scanner>(&self, scanner: S, piece: Piece<'_>, start: usize) -> Word {
-        let (end, key) = match Chunk::load(piece.bytes, start).map(|chunk| (chunk, scanner.fast(chunk))) {
-            Some((chunk, len @ 2..)) => (start + len, chunk.key(len)),
-            _ => {
-                let end = scanner.next(piece, start);
-                let is_short = (2..=MAX_SHORT).contains(&(end - start));
-                (end, if is_short { ShortKey::new(piece.bytes, start, end) } else { ShortKey::NONE })
-            }
+    fn find_words<S: Scanner>(
+        &self,
+        scanner: S,
+        piece: Piece<'_>,
+        start: usize,
+        short: &ShortCache,
+        ahead: &mut Ahead,
+    ) -> usize {
+        let mut add = |start: usize, end: usize, key: ShortKey| {
+            let hash = self.key.pair(key.low, key.high);
+            short.touch(hash);
+            ahead.push(Word { start, end, key, hash });
         };
-        Word { start, end, key, hash: self.key.pair(key.low, key.high) }
+        let mut tail = Tail::new();
+        if let Some(window) = Window::load(piece.bytes, start, &mut tail) {
+            let (mut starts, mut from) = (scanner.starts(&window), 0);
+            while starts != 0 {
+                let to = starts.trailing_zeros() as usize;
+                starts &= starts - 1;
+                add(start + from, start + to, window.key(from, to));
+                from = to;
+            }
+            if from > 0 {
+                return start + from;
+            }
+        }
+        let end = scanner.next(piece, start);
+        let is_short = end - start <= MAX_SHORT;
+        add(start, end, if is_short { ShortKey::new(piece.bytes, start, end) } else { ShortKey::NONE });
+        end
     }
 
-    /// A word of one byte, or a long one.
+    /// A word that is too long for a key.
     #[inline(never)]
-    fn odd_word(&self, word: Word, bytes: &[u8], long: &LongCache, pending: &mut Pending, sink: &mut Sink<'_>) {
-        if word.end - word.start == 1 {
-            let id = self.merges.byte_id(bytes[word.start]);
-            if id != NO_BYTE {
-                sink.push(id);
-            }
-            return;
-        }
+    fn long_word(&self, word: Word, bytes: &[u8], long: &LongCache, pending: &mut Pending, sink: &mut Sink<'_>) {
         let text = &bytes[word.start..word.end];
         let hash = if text.len() > MAX_LONG { 0 } else { self.key.bytes(text) };
         match long.get(text, hash) {
@@ -207,11 +214,38 @@ pub(super) struct Word {
 }
 
 impl Word {
+    /// Whether it has a key.
+    pub(super) fn is_short(&self) -> bool {
+        self.end - self.start <= MAX_SHORT
+    }
+
+    /// The hash under which a [`LongCache`] keeps it; `text` is the word.
+    pub(super) fn long_hash(&self, text: &[u8], hashes: HashKey) -> u64 {
+        if self.is_short() { hashes.bytes(text) } else { self.hash }
+    }
+
     const NONE: Self = Self { start: 0, end: 0, key: ShortKey::NONE, hash: 0 };
 }
 
 /// Words that are looked up together.
-const AHEAD_WORDS: usize = 16;
+struct Ahead {
+    words: [Word; Self::ROOM],
+    len: usize,
+}
+
+impl Ahead {
+    const ENOUGH: usize = 16;
+    /// A window may add as many as it has bytes.
+    const ROOM: usize = Self::ENOUGH + 64;
+
+    #[inline(always)]
+    fn push(&mut self, word: Word) {
+        if let Some(place) = self.words.get_mut(self.len) {
+            *place = word;
+            self.len += 1;
+        }
+    }
+}
 
 /// The end of a list of ids, with room written ahead, so that a few ids are one store.
 pub(super) struct Sink<'a> {

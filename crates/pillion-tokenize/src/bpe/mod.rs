@@ -8,7 +8,6 @@
     clippy::precedence,
     clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
-    clippy::needless_bitwise_bool,
     clippy::unnecessary_lazy_evaluations,
     clippy::large_types_passed_by_value,
     clippy::large_stack_arrays,
@@ -17,9 +16,7 @@
 #![expect(
     clippy::similar_names,
     clippy::struct_excessive_bools,
-    clippy::single_match_else,
     clippy::needless_for_each,
-    clippy::match_overlapping_arm,
     clippy::match_same_arms,
     reason = "patterns and files are spelled as their authors spell them, case by case"
 )]
@@ -27,7 +24,6 @@
 mod added;
 mod alphabet;
 mod cache;
-mod chunk;
 mod encode;
 mod hash;
 mod load;
@@ -44,6 +40,7 @@ mod table;
 #[expect(clippy::unreadable_literal, reason = "a generated table of code points")]
 mod table_data;
 mod vocab;
+mod window;
 mod word;
 
 use std::collections::HashMap;

@@ -2,7 +2,7 @@
 //! their place among the ids: alone each would wait for memory many times over.
 
 use super::ByteLevelBpe;
-use super::cache::{LongCache, MAX_LONG, ShortCache};
+use super::cache::{LongCache, MAX_INLINE, MAX_LONG, ShortCache};
 use super::encode::{Sink, Word};
 use super::merge::MergeRoom;
 use super::word::MAX_SHORT;
@@ -14,7 +14,12 @@ const MAX_PENDING: usize = 32;
 #[derive(Clone, Copy)]
 enum Tokens {
     One(u32),
-    Many { start: usize, end: usize },
+    Many {
+        start: usize,
+        end: usize,
+    },
+    /// It is still to be merged.
+    Unknown,
 }
 
 /// The words that wait, all of one piece.
@@ -57,19 +62,18 @@ impl Pending {
         long: &mut LongCache,
         sink: &mut Sink<'_>,
     ) {
-        self.find(tokenizer, bytes);
+        self.find(tokenizer, bytes, short, long);
+        self.merge(tokenizer, bytes);
         for (word, tokens) in self.words.iter().zip(&self.tokens) {
-            let one;
             let tokens = match tokens {
-                Tokens::One(id) => {
-                    one = [*id];
-                    &one[..]
-                }
+                Tokens::One(id) => std::slice::from_ref(id),
                 Tokens::Many { start, end } => &self.many[*start..*end],
+                Tokens::Unknown => continue,
             };
-            match word.end - word.start {
-                ..=MAX_SHORT => short.insert(word.key, word.hash, tokens, tokenizer.key),
-                ..=MAX_LONG => long.insert(&bytes[word.start..word.end], word.hash, tokens),
+            let text = &bytes[word.start..word.end];
+            match text.len() {
+                ..=MAX_SHORT if tokens.len() <= MAX_INLINE => short.insert(word.key, word.hash, tokens, tokenizer.key),
+                ..=MAX_LONG => long.insert(text, word.long_hash(text, tokenizer.key), tokens),
                 _ => {}
             }
         }
@@ -78,22 +82,42 @@ impl Pending {
         self.places.clear();
     }
 
-    fn find(&mut self, tokenizer: &ByteLevelBpe, bytes: &[u8]) {
+    /// Finds the words that are tokens, and those that a cache holds where nobody has looked yet.
+    fn find(&mut self, tokenizer: &ByteLevelBpe, bytes: &[u8], short: &ShortCache, long: &LongCache) {
         const MAX_KEPT: usize = 1 << 14;
         self.tokens.clear();
         self.many.clear();
         self.many.shrink_to(MAX_KEPT);
-        for word in self.words.iter().filter(|word| word.end - word.start <= MAX_SHORT) {
+        for word in self.words.iter().filter(|word| word.is_short()) {
             tokenizer.vocab.touch_short(word.hash);
+            short.touch_second(word.hash);
         }
         for word in &self.words {
-            let whole = match word.end - word.start {
-                ..=MAX_SHORT => tokenizer.vocab.whole_short(word.key),
-                _ => tokenizer.vocab.whole(&bytes[word.start..word.end]),
+            let text = &bytes[word.start..word.end];
+            let many = &mut self.many;
+            let mut keep = |ids: &mut dyn Iterator<Item = u32>| {
+                let start = many.len();
+                many.extend(ids);
+                Tokens::Many { start, end: many.len() }
             };
-            self.tokens.push(whole.map_or(Tokens::Many { start: 0, end: 0 }, Tokens::One));
+            let tokens = if !word.is_short() {
+                tokenizer.vocab.whole(text).map(Tokens::One)
+            } else if let Some(id) = tokenizer.vocab.whole_short(word.key) {
+                Some(Tokens::One(id))
+            } else if let Some((ids, count)) = short.get_second(word.key, word.hash) {
+                Some(keep(&mut ids.into_iter().take(count)))
+            } else {
+                // A short word of many tokens is kept where the long ones are.
+                let ids = long.get(text, word.long_hash(text, tokenizer.key));
+                ids.map(|ids| keep(&mut ids.iter().map(|&id| u32::from_le_bytes(id))))
+            };
+            self.tokens.push(tokens.unwrap_or(Tokens::Unknown));
         }
-        let unknown = |tokens: &Tokens| matches!(tokens, Tokens::Many { .. });
+    }
+
+    /// Merges the words that are left.
+    fn merge(&mut self, tokenizer: &ByteLevelBpe, bytes: &[u8]) {
+        let unknown = |tokens: &Tokens| matches!(tokens, Tokens::Unknown);
         let words = self.words.iter().zip(self.tokens.clone()).filter(|(_, tokens)| unknown(tokens));
         let words = words.map(|(word, _)| &bytes[word.start..word.end]);
         let mut open = self.tokens.iter_mut().filter(|tokens| unknown(tokens));
@@ -112,6 +136,7 @@ impl Pending {
         let len = |tokens: &Tokens| match tokens {
             Tokens::One(_) => 1,
             Tokens::Many { start, end } => end - start,
+            Tokens::Unknown => 0,
         };
         if self.tokens.iter().any(|tokens| len(tokens) == 0) {
             return self.write_anew(sink);
@@ -128,6 +153,7 @@ impl Pending {
             }
             to -= len(tokens);
             match tokens {
+                Tokens::Unknown => {}
                 Tokens::One(id) => ids[to] = *id,
                 Tokens::Many { start, end } => ids[to..to + end - start].copy_from_slice(&self.many[*start..*end]),
             }
@@ -144,6 +170,7 @@ impl Pending {
         let ends = self.places.iter().skip(1).chain(std::iter::once(&len));
         for ((&place, &end), tokens) in self.places.iter().zip(ends).zip(&self.tokens) {
             match tokens {
+                Tokens::Unknown => {}
                 Tokens::One(id) => ids.push(*id),
                 Tokens::Many { start, end } => ids.extend_from_slice(&self.many[*start..*end]),
             }

@@ -1,38 +1,63 @@
 //! What only processor instructions do well, with a plain form for other processors: the one file with `unsafe` code.
 
-/// The letters of the alphabet, less one.
-const LAST_LETTER: u8 = 25;
+/// The bytes that are looked at together.
+pub(super) const BYTES: usize = 64;
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "the compiler has no safe form of these instructions")]
 mod processor {
     use std::arch::x86_64::{
-        __m128i, _MM_HINT_T0, _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_prefetch, _mm_set_epi64x,
-        _mm_set1_epi8, _mm_sub_epi8,
+        __m128i, _MM_HINT_T0, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128,
+        _mm_prefetch, _mm_set1_epi8, _mm_sub_epi8,
     };
 
-    use super::LAST_LETTER;
+    use super::BYTES;
 
-    #[inline(always)]
-    fn vector(halves: [u64; 2]) -> __m128i {
-        // SAFETY: SSE2 is part of the architecture's baseline.
-        unsafe { _mm_set_epi64x(halves[1].cast_signed(), halves[0].cast_signed()) }
-    }
+    #[derive(Clone, Copy)]
+    pub(in crate::bpe) struct Block([__m128i; 4]);
 
-    #[inline(always)]
-    pub(in crate::bpe) fn high_bits(halves: [u64; 2]) -> u32 {
-        // SAFETY: SSE2 is part of the architecture's baseline.
-        unsafe { _mm_movemask_epi8(vector(halves)).cast_unsigned() }
-    }
-
-    #[inline(always)]
-    pub(in crate::bpe) fn within(halves: [u64; 2], first: u8) -> u32 {
-        // SAFETY: SSE2 is part of the architecture's baseline.
-        unsafe {
-            let distance = _mm_sub_epi8(vector(halves), _mm_set1_epi8(first.cast_signed()));
-            let last = _mm_set1_epi8(LAST_LETTER.cast_signed());
-            _mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(distance, last), distance)).cast_unsigned()
+    impl Block {
+        #[inline(always)]
+        pub(in crate::bpe) fn load(bytes: &[u8; BYTES]) -> Self {
+            let (vectors, _) = bytes.as_chunks::<16>();
+            // SAFETY: SSE2 is part of the architecture's baseline; each load is of the 16 bytes of a chunk, at any alignment.
+            Self(std::array::from_fn(|at| unsafe { _mm_loadu_si128(vectors[at].as_ptr().cast()) }))
         }
+
+        #[inline(always)]
+        pub(in crate::bpe) fn lowercase(self) -> Self {
+            // SAFETY: SSE2 is part of the architecture's baseline.
+            Self(self.0.map(|vector| unsafe { _mm_or_si128(vector, _mm_set1_epi8(0x20)) }))
+        }
+
+        #[inline(always)]
+        pub(in crate::bpe) fn wide(self) -> u64 {
+            gather(self.0)
+        }
+
+        #[inline(always)]
+        pub(in crate::bpe) fn is(self, byte: u8) -> u64 {
+            // SAFETY: SSE2 is part of the architecture's baseline.
+            gather(self.0.map(|vector| unsafe { _mm_cmpeq_epi8(vector, _mm_set1_epi8(byte.cast_signed())) }))
+        }
+
+        #[inline(always)]
+        pub(in crate::bpe) fn within(self, first: u8, last: u8) -> u64 {
+            // SAFETY: SSE2 is part of the architecture's baseline.
+            gather(self.0.map(|vector| unsafe {
+                let distance = _mm_sub_epi8(vector, _mm_set1_epi8(first.cast_signed()));
+                let most = _mm_set1_epi8((last - first).cast_signed());
+                _mm_cmpeq_epi8(_mm_min_epu8(distance, most), distance)
+            }))
+        }
+    }
+
+    /// The high bit of each byte.
+    #[inline(always)]
+    fn gather(vectors: [__m128i; 4]) -> u64 {
+        // SAFETY: SSE2 is part of the architecture's baseline.
+        let bits = vectors.map(|vector| u64::from(unsafe { _mm_movemask_epi8(vector) }.cast_unsigned()));
+        bits[0] | bits[1] << 16 | bits[2] << 32 | bits[3] << 48
     }
 
     #[inline(always)]
@@ -46,29 +71,58 @@ mod processor {
 }
 
 #[cfg(any(test, not(target_arch = "x86_64")))]
-#[cfg_attr(target_arch = "x86_64", expect(dead_code, reason = "the tests need a part of it"))]
 mod plain {
-    use super::LAST_LETTER;
+    use super::BYTES;
 
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x80 * ONES;
 
-    #[inline(always)]
-    pub(in crate::bpe) fn high_bits(halves: [u64; 2]) -> u32 {
-        let gather = |half: u64| (((half & HIGH) >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as u32;
-        gather(halves[0]) | gather(halves[1]) << 8
+    #[derive(Clone, Copy)]
+    pub(in crate::bpe) struct Block([u64; BYTES / 8]);
+
+    impl Block {
+        #[inline(always)]
+        pub(in crate::bpe) fn load(bytes: &[u8; BYTES]) -> Self {
+            let (words, _) = bytes.as_chunks::<8>();
+            Self(std::array::from_fn(|at| u64::from_le_bytes(words[at])))
+        }
+
+        #[inline(always)]
+        pub(in crate::bpe) fn lowercase(self) -> Self {
+            Self(self.0.map(|word| word | 0x20 * ONES))
+        }
+
+        #[inline(always)]
+        pub(in crate::bpe) fn wide(self) -> u64 {
+            gather(self.0)
+        }
+
+        #[inline(always)]
+        pub(in crate::bpe) fn is(self, byte: u8) -> u64 {
+            self.within(byte, byte)
+        }
+
+        #[inline(always)]
+        pub(in crate::bpe) fn within(self, first: u8, last: u8) -> u64 {
+            gather(self.0.map(|word| {
+                let seven = word & !HIGH;
+                let from_first = seven + u64::from(0x80 - first) * ONES;
+                let after_last = seven + u64::from(0x7f - last) * ONES;
+                from_first & !after_last & !word
+            }))
+        }
     }
 
+    /// The high bit of each byte.
     #[inline(always)]
-    pub(in crate::bpe) fn within(halves: [u64; 2], first: u8) -> u32 {
-        high_bits(halves.map(|half| {
-            let seven = half & !HIGH;
-            let from_first = seven + u64::from(0x80 - first) * ONES;
-            let after_last = seven + u64::from(0x80 - first - LAST_LETTER - 1) * ONES;
-            from_first & !after_last & !half
-        }))
+    fn gather(words: [u64; BYTES / 8]) -> u64 {
+        words
+            .iter()
+            .rev()
+            .fold(0, |bits, word| bits << 8 | ((word & HIGH) >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56)
     }
 
+    #[cfg(not(target_arch = "x86_64"))]
     #[inline(always)]
     pub(in crate::bpe) fn prefetch<T>(_slice: &[T], _at: usize) {}
 }
@@ -76,16 +130,39 @@ mod plain {
 #[cfg(not(target_arch = "x86_64"))]
 use plain as processor;
 
-/// The high bit of each of sixteen bytes, the first in the lowest bits.
-#[inline(always)]
-pub(super) fn high_bits(halves: [u64; 2]) -> u32 {
-    processor::high_bits(halves)
-}
+/// Sixty-four bytes of a text. What it tells is a bit for each, the first in the lowest bit.
+#[derive(Clone, Copy)]
+pub(super) struct Block(processor::Block);
 
-/// A bit for each of sixteen bytes that is one of the 26 from `first`, an ASCII letter.
-#[inline(always)]
-pub(super) fn within(halves: [u64; 2], first: u8) -> u32 {
-    processor::within(halves, first)
+impl Block {
+    #[inline(always)]
+    pub(super) fn load(bytes: &[u8; BYTES]) -> Self {
+        Self(processor::Block::load(bytes))
+    }
+
+    /// With uppercase ASCII letters as lowercase ones; other bytes may become other bytes that are no letters.
+    #[inline(always)]
+    pub(super) fn lowercase(self) -> Self {
+        Self(self.0.lowercase())
+    }
+
+    /// Which are not ASCII.
+    #[inline(always)]
+    pub(super) fn wide(self) -> u64 {
+        self.0.wide()
+    }
+
+    /// Which are this ASCII character.
+    #[inline(always)]
+    pub(super) fn is(self, byte: u8) -> u64 {
+        self.0.is(byte)
+    }
+
+    /// Which are of this range of ASCII characters.
+    #[inline(always)]
+    pub(super) fn within(self, first: u8, last: u8) -> u64 {
+        self.0.within(first, last)
+    }
 }
 
 /// Begins to bring `slice[at]` into the core's own cache. It changes nothing and may do nothing.
@@ -100,12 +177,25 @@ mod tests {
 
     use super::*;
 
+    fn bits(bytes: &[u8; BYTES], holds: impl Fn(u8) -> bool) -> u64 {
+        bytes.iter().enumerate().fold(0, |bits, (at, &byte)| bits | u64::from(holds(byte)) << at)
+    }
+
     proptest! {
         #[test]
-        fn both_forms_agree(halves: [u64; 2], upper: bool) {
-            let first = if upper { b'A' } else { b'a' };
-            prop_assert_eq!(high_bits(halves), plain::high_bits(halves));
-            prop_assert_eq!(within(halves, first), plain::within(halves, first));
+        fn both_forms_tell_the_same(bytes in prop::collection::vec(any::<u8>(), BYTES), first in 1u8..0x80, more in 0u8..0x7f) {
+            let bytes: [u8; BYTES] = bytes.try_into().unwrap();
+            let last = first.saturating_add(more).min(0x7f);
+            let (block, plain) = (Block::load(&bytes), plain::Block::load(&bytes));
+            let within = bits(&bytes, |byte| (first..=last).contains(&byte));
+            prop_assert_eq!((block.within(first, last), plain.within(first, last)), (within, within));
+            let is = bits(&bytes, |byte| byte == first);
+            prop_assert_eq!((block.is(first), plain.is(first)), (is, is));
+            let wide = bits(&bytes, |byte| byte >= 0x80);
+            prop_assert_eq!((block.wide(), plain.wide()), (wide, wide));
+            let letters = bits(&bytes, |byte| byte.is_ascii_alphabetic());
+            prop_assert_eq!(block.lowercase().within(b'a', b'z'), letters);
+            prop_assert_eq!(plain.lowercase().within(b'a', b'z'), letters);
         }
     }
 

@@ -13,9 +13,34 @@ pub(super) struct ShortKey {
 
 pub(super) const LENGTH_SHIFT: u32 = 56;
 
+/// The bytes from the first of a word on that a key may take a part of.
+pub(super) const KEY_BYTES: usize = 16;
+
+/// For each length from 0 to 63 what is kept of the bytes and what is set besides: nothing if it is too long.
+const KEPT: [(u64, u64, u64); 64] = kept();
+
+const fn kept() -> [(u64, u64, u64); 64] {
+    let mut kept = [(0, 0, 0); 64];
+    let mut len = 1;
+    while len <= MAX_SHORT {
+        let both = u128::MAX >> (128 - 8 * len);
+        kept[len] = (both as u64, (both >> 64) as u64, (len as u64) << LENGTH_SHIFT);
+        len += 1;
+    }
+    kept
+}
+
 impl ShortKey {
     /// The key of no word.
     pub(super) const NONE: Self = Self { low: 0, high: 0 };
+
+    /// The key of the first `len` bytes, less than 64; [`Self::NONE`] if these are too many.
+    #[inline(always)]
+    pub(super) fn of_first(bytes: [u8; KEY_BYTES], len: usize) -> Self {
+        let both = u128::from_le_bytes(bytes);
+        let (low, high, length) = KEPT[len & 63];
+        Self { low: both as u64 & low, high: (both >> 64) as u64 & high | length }
+    }
 
     /// The key of `bytes[start..end]`; the range is within the bytes and of 1 to [`MAX_SHORT`].
     #[inline(always)]
@@ -52,6 +77,10 @@ mod tests {
             for end in start + 1..=text.len().min(start + MAX_SHORT) {
                 let key = ShortKey::new(text, start, end);
                 assert_eq!(key, ShortKey::new(&text[..end], start, end), "the bytes after the word do not count");
+                if let Some(first) = text[start..].first_chunk() {
+                    assert_eq!(key, ShortKey::of_first(*first, end - start));
+                    assert_eq!(ShortKey::of_first(*first, MAX_SHORT + end), ShortKey::NONE);
+                }
                 words.insert(&text[start..end]);
                 keys.insert((key.low, key.high));
             }

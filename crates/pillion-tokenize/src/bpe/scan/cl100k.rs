@@ -1,8 +1,11 @@
 //! `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 
-use super::{Leads, Piece, SYMBOLS, Scanner, folded_contraction, newlines, numbers, whitespace};
-use crate::bpe::chunk::Chunk;
+use super::{
+    ANY_CASE, CONTRACTION, Piece, SYMBOLS, Scanner, contraction_end, folded_contraction, newlines, numbers,
+    symbol_starts, whitespace,
+};
 use crate::bpe::table::{Set, kind};
+use crate::bpe::window::{Kinds, Starts, Window, number_starts, runs_from, whitespace_starts};
 
 /// The pattern of GPT-4 and Llama 3; with one number at a time (`NUMBERS` = 1) that of Qwen 2 and 3; with `MARKS`, where
 /// marks count as letters, that of Qwen 3.5.
@@ -45,9 +48,35 @@ impl<const NUMBERS: usize, const MARKS: bool> Scanner for Cl100k<NUMBERS, MARKS>
     }
 
     #[inline(always)]
-    fn fast(self, chunk: Chunk) -> usize {
-        Leads::MOST.letters(chunk)
+    fn starts(self, window: &Window<'_>) -> u64 {
+        let kinds = window.kinds();
+        let mut starts = lead_starts::<NUMBERS>(&kinds, 0);
+        let mut open = symbol_starts(&kinds) & window.apostrophes() & (kinds.letters >> 1);
+        while open != 0 {
+            let at = open.trailing_zeros();
+            open &= open - 1;
+            if at + CONTRACTION >= kinds.num_known {
+                starts.limit = starts.limit.min(at + 1);
+                break;
+            }
+            if let Some(end) = contraction_end(window, at, ANY_CASE) {
+                starts.bits |= 1 << end;
+            }
+        }
+        starts.sure()
     }
+}
+
+/// The pattern's starts, contractions aside: `.?L+|N+| ?S+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`. Before what is in `ends` a text
+/// counts as ended.
+#[inline(always)]
+pub(super) fn lead_starts<const NUMBERS: usize>(kinds: &Kinds, ends: u64) -> Starts {
+    let absorbed = runs_from((kinds.symbols << 1) & kinds.newlines, kinds.newlines);
+    let starts = whitespace_starts(kinds, absorbed, ends);
+    let symbols = symbol_starts(kinds);
+    // One symbol or blank goes with the letters after it.
+    let letters = kinds.letters & !((kinds.letters | kinds.blanks | symbols) << 1);
+    Starts { bits: starts.bits | letters | symbols | number_starts::<NUMBERS>(kinds.numbers), ..starts }
 }
 
 #[inline(always)]

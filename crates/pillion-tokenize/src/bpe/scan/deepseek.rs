@@ -2,9 +2,10 @@
 //! ``[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|``
 //! `\s*[\r\n]+|\s+(?!\S)|\s+`
 
-use super::{Leads, Piece, Scanner, ascii_letters, newlines, numbers, whitespace};
-use crate::bpe::chunk::Chunk;
+use super::cl100k::lead_starts;
+use super::{Piece, Scanner, ascii_letters, newlines, numbers, whitespace};
 use crate::bpe::table::{Class, Set, kind};
+use crate::bpe::window::{Kinds, Window};
 
 /// The patterns of `DeepSeek` V3 and R1.
 #[derive(Clone, Copy)]
@@ -49,8 +50,14 @@ impl Scanner for DeepSeek {
     }
 
     #[inline(always)]
-    fn fast(self, chunk: Chunk) -> usize {
-        Leads::MOST.letters(chunk)
+    fn starts(self, window: &Window<'_>) -> u64 {
+        let kinds = window.kinds();
+        let controls = window.controls();
+        let num_known = kinds.num_known.min(controls.trailing_zeros());
+        if num_known == 0 {
+            return 0;
+        }
+        lead_starts::<3>(&Kinds { num_known, ..kinds }, kinds.numbers).sure()
     }
 }
 

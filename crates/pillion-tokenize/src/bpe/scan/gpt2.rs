@@ -1,8 +1,8 @@
 //! `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 
-use super::{Leads, Piece, SYMBOLS, Scanner, whitespace};
-use crate::bpe::chunk::Chunk;
+use super::{CONTRACTION, Piece, SYMBOLS, Scanner, THIS_CASE, contraction_end, symbol_starts, whitespace};
 use crate::bpe::table::{Class, Set, kind};
+use crate::bpe::window::{Kinds, Starts, Window};
 
 /// The pattern of GPT-2, which `ByteLevel` itself applies. With `DIGITS`, each numeric character is cut out before, as
 /// `Digits(individual_digits)` does.
@@ -33,8 +33,30 @@ impl<const DIGITS: bool> Scanner for Gpt2<DIGITS> {
     }
 
     #[inline(always)]
-    fn fast(self, chunk: Chunk) -> usize {
-        Leads::SPACE.letters(chunk)
+    fn starts(self, window: &Window<'_>) -> u64 {
+        let kinds = window.kinds();
+        let Kinds { letters, numbers, spaces, num_known, .. } = kinds;
+        let whitespace = kinds.blanks | kinds.newlines;
+        let symbols = symbol_starts(&kinds);
+        let (numbers, ends) = if DIGITS { (numbers, numbers) } else { (numbers & !((numbers | spaces) << 1), 0) };
+        let letters = letters & !((letters | spaces) << 1);
+        // The last whitespace goes with what follows, if it is a space.
+        let last = whitespace & !((whitespace | ends) >> 1);
+        let bits = letters | numbers | symbols | whitespace & !(whitespace << 1) | last;
+        let mut starts = Starts { bits, limit: num_known - 1 };
+        let mut open = symbols & window.apostrophes() & (kinds.letters >> 1);
+        while open != 0 {
+            let at = open.trailing_zeros();
+            open &= open - 1;
+            if at + CONTRACTION >= num_known {
+                starts.limit = starts.limit.min(at + 1);
+                break;
+            }
+            if let Some(end) = contraction_end(window, at, THIS_CASE) {
+                starts.bits = starts.bits & !(2 << at) | 1 << end;
+            }
+        }
+        starts.sure()
     }
 }
 

@@ -10,8 +10,8 @@ pub(super) use deepseek::DeepSeek;
 pub(super) use gpt2::Gpt2;
 pub(super) use o200k::O200k;
 
-use super::chunk::{self, Chunk};
 use super::table::{Class, ClassTable, Set, kind};
+use super::window::{Kinds, Window};
 
 /// A piece of text between added tokens, and the class table. A pattern sees nothing before or after the piece.
 #[derive(Clone, Copy)]
@@ -74,56 +74,11 @@ impl<'a> Piece<'a> {
 pub(super) trait Scanner: Copy {
     fn next(self, piece: Piece<'_>, start: usize) -> usize;
 
-    /// The length of the pre-token that the bytes begin with, if it is one of the most common kind: up to 15 ASCII
-    /// letters, or fewer and another character before them. 0 if it is not, or if that would take longer to tell.
+    /// Where pre-tokens begin in the window, whose first byte begins one: a bit for each that is sure, but none for the first. All that
+    /// begin before the last of them have a bit.
     #[inline(always)]
-    fn fast(self, _chunk: Chunk) -> usize {
+    fn starts(self, _window: &Window<'_>) -> u64 {
         0
-    }
-}
-
-/// Bytes that may stand before the letters of a word.
-struct Leads([bool; 256]);
-
-impl Leads {
-    /// Only the space.
-    const SPACE: Self = Self::new(false, false);
-    /// All ASCII characters but letters, digits and newlines, and the apostrophe only if it says so.
-    const MOST: Self = Self::new(true, false);
-    const MOST_AND_APOSTROPHE: Self = Self::new(true, true);
-
-    const fn new(most: bool, apostrophe: bool) -> Self {
-        let mut leads = [false; 256];
-        let mut byte = 0_u8;
-        while byte < 0x80 {
-            leads[byte as usize] = match byte {
-                b' ' => true,
-                b'\r' | b'\n' => false,
-                b'\'' => apostrophe,
-                _ => most && !byte.is_ascii_alphanumeric(),
-            };
-            byte += 1;
-        }
-        Self(leads)
-    }
-
-    /// The length of an ASCII letter or a lead, and the letters that follow it, if these are the whole run of letters.
-    /// 0 if the run goes on, a lead has no letters, or the first byte is neither. What comes next in a text cannot be
-    /// foretold: so there is one branch, which is mostly taken.
-    #[inline(always)]
-    fn letters(&self, chunk: Chunk) -> usize {
-        let letters = chunk.letters();
-        // The first that is no letter, the lead aside.
-        let len = (!letters & !1).trailing_zeros();
-        self.word(chunk, letters, len, true)
-    }
-
-    /// The length if the word ends there.
-    #[inline(always)]
-    fn word(&self, chunk: Chunk, letters: u32, len: u32, ends: bool) -> usize {
-        let leads = (letters & 1 != 0) | (self.0[usize::from(chunk.first())] & (len > 1));
-        let ends = ends & (chunk.wide() >> len & 1 == 0) & (len < chunk::BYTES);
-        if leads & ends { len as usize } else { 0 }
     }
 }
 
@@ -231,6 +186,29 @@ fn folded_contraction(piece: Piece<'_>, at: usize) -> Option<usize> {
         _ => None,
     }
 }
+
+/// A symbol that begins a pre-token: the first of a run, but not after a space, which it belongs to.
+#[inline(always)]
+fn symbol_starts(kinds: &Kinds) -> u64 {
+    kinds.symbols & !(kinds.symbols << 1) & !(kinds.spaces << 1)
+}
+
+/// The end of `'s|'t|'re|'ve|'m|'ll|'d` at `at` of the window, where an apostrophe stands that is not among the last bytes.
+#[inline(always)]
+fn contraction_end(window: &Window<'_>, at: u32, case: u8) -> Option<u32> {
+    let byte = |offset: u32| window.byte((at + offset) as usize) | case;
+    match (byte(1), byte(2)) {
+        (b's' | b't' | b'm' | b'd', _) => Some(at + 2),
+        (b'r' | b'v', b'e') | (b'l', b'l') => Some(at + 3),
+        _ => None,
+    }
+}
+
+/// What makes an uppercase letter a lowercase one.
+const ANY_CASE: u8 = 0x20;
+const THIS_CASE: u8 = 0;
+/// The bytes of the longest contraction.
+const CONTRACTION: u32 = 3;
 
 #[cfg(test)]
 mod tests;

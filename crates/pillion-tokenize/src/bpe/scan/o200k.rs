@@ -2,9 +2,13 @@
 //! `[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|`
 //! `\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 
-use super::{HIGH, Leads, ONES, Piece, SYMBOLS, Scanner, folded_contraction, is_letter, load, numbers, whitespace};
-use crate::bpe::chunk::Chunk;
+use super::cl100k::lead_starts;
+use super::{
+    ANY_CASE, CONTRACTION, HIGH, ONES, Piece, SYMBOLS, Scanner, contraction_end, folded_contraction, is_letter, load,
+    numbers, whitespace,
+};
 use crate::bpe::table::{Class, Set, kind};
+use crate::bpe::window::{Kinds, Window, below, runs_from};
 
 /// The pattern of GPT-4o, gpt-oss and Llama 4; with one number at a time (`NUMBERS` = 1) and no `CONTRACTIONS`, that of
 /// Mistral's Tekken.
@@ -47,13 +51,33 @@ impl<const NUMBERS: usize, const CONTRACTIONS: bool> Scanner for O200k<NUMBERS, 
     }
 
     #[inline(always)]
-    fn fast(self, chunk: Chunk) -> usize {
-        let (letters, upper) = (chunk.letters(), chunk.upper());
-        // Uppercase letters after the lead, then lowercase ones.
-        let head = (!(upper | !letters & 1)).trailing_zeros();
-        let len = (!(letters & !upper | ((1 << head) - 1))).trailing_zeros();
-        let ends = !CONTRACTIONS | (chunk.byte(len) != b'\'');
-        Leads::MOST_AND_APOSTROPHE.word(chunk, letters, len, ends)
+    fn starts(self, window: &Window<'_>) -> u64 {
+        let kinds = window.kinds();
+        let Kinds { letters, newlines, num_known, .. } = kinds;
+        let mut starts = lead_starts::<NUMBERS>(&kinds, 0);
+        let upper = window.uppercase();
+        starts.bits |= upper & ((letters & !upper) << 1);
+        // A slash behind newlines that belong to symbols belongs to them too.
+        let absorbed = runs_from((kinds.symbols << 1) & newlines, newlines);
+        starts.limit = starts.limit.min(((absorbed << 1) & window.slashes()).trailing_zeros());
+        let mut open = if CONTRACTIONS { window.apostrophes() & (letters << 1) & (letters >> 1) } else { 0 };
+        let mut last_end = 0;
+        while open != 0 {
+            let at = open.trailing_zeros();
+            open &= open - 1;
+            if at + CONTRACTION >= num_known {
+                starts.limit = starts.limit.min(at);
+                break;
+            }
+            // What follows a contraction does not belong to a word.
+            if at != last_end
+                && let Some(end) = contraction_end(window, at, ANY_CASE)
+            {
+                starts.bits = starts.bits & !(below(end) & !below(at)) | 1 << end;
+                last_end = end;
+            }
+        }
+        starts.sure()
     }
 }
 

@@ -5,6 +5,7 @@ use fancy_regex::Regex;
 use super::*;
 use crate::bpe::pattern::{self, scanners};
 use crate::bpe::table::ClassTable;
+use crate::bpe::window::{Tail, Window, below};
 
 /// Cuts each piece at the matches of a regex; what lies between two matches is a piece too.
 fn split(pieces: Vec<String>, pattern: &Regex) -> Vec<String> {
@@ -31,22 +32,34 @@ fn scan(scanner: impl Scanner, text: &str) -> Vec<String> {
     let (mut start, mut cut) = (0, Vec::new());
     while start < text.len() {
         let end = scanner.next(piece, start);
-        if let Some(chunk) = Chunk::load(piece.bytes, start) {
-            let fast = scanner.fast(chunk);
-            assert!(fast == 0 || start + fast == end, "the fast way finds {fast} in {:?}", &text[start..]);
-        }
         cut.push(text[start..end].to_owned());
         start = end;
     }
+    check_windows(scanner, piece, &cut);
     cut
+}
+
+/// From each pre-token on, a window finds the same ones, as far as it is sure.
+fn check_windows(scanner: impl Scanner, piece: Piece<'_>, cut: &[String]) {
+    let starts = cut.iter().scan(0, |end, word| Some(std::mem::replace(end, *end + word.len())));
+    let starts: Vec<usize> = starts.collect();
+    for (at, &from) in starts.iter().enumerate() {
+        let mut tail = Tail::new();
+        let Some(window) = Window::load(piece.bytes, from, &mut tail) else { continue };
+        let found = scanner.starts(&window);
+        let expected = starts[at + 1..].iter().take_while(|&&start| start - from < 64);
+        let expected = expected.fold(0_u64, |bits, start| bits | 1 << (start - from));
+        let sure = below(64 - found.leading_zeros());
+        assert_eq!(found, expected & sure, "in {:?}", String::from_utf8_lossy(&piece.bytes[from..]));
+    }
 }
 
 fn check(scanner: impl Scanner, patterns: &[Regex], texts: &[String]) {
     for text in texts.iter().filter(|text| !text.is_empty()) {
         let expected = patterns.iter().fold(vec![text.clone()], split);
         assert_eq!(scan(scanner, text), expected, "{text:?}");
-        // With something behind it the fast way is open.
-        let longer = format!("{text}\n................");
+        // With something behind it a window can see it all.
+        let longer = format!("{text}\n{}", ".".repeat(70));
         let expected = patterns.iter().fold(vec![longer.clone()], split);
         assert_eq!(scan(scanner, &longer), expected, "{longer:?}");
     }
