@@ -11,10 +11,10 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use pillion_core::{
     BackendEvent, Error, ErrorCode, LogLevel, LogSource, Result, Stage, VERSION, WorkerInfo,
     forward::ForwardOutput,
@@ -24,6 +24,7 @@ use pillion_core::{
 use crate::{
     client::{Client, KEEP, MAX_IN_FLIGHT, closed},
     interpreter::Interpreter,
+    job_queue::JobQueue,
     loader,
 };
 
@@ -48,11 +49,13 @@ pub(crate) enum Job {
     Shutdown { cancelled: Arc<AtomicBool>, done: Sender<Result<()>> },
     /// Panic inside the bridge.
     TestPanic { done: Sender<Result<()>> },
+    /// Run a record again and again, with the model that was opened last.
+    TimeCalls { record: Vec<u8>, calls: usize, done: Sender<Result<Vec<Duration>>> },
 }
 
 /// The process's side of the thread.
 struct Process {
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Arc<JobQueue<Job>>>,
     /// Backends that are open; the one that was served last comes last, and gets what Python says.
     clients: Vec<Arc<Client>>,
     next_id: u64,
@@ -71,7 +74,8 @@ pub(crate) fn join(new: impl FnOnce(u64) -> Client) -> Result<Arc<Client>> {
         .with_remedy("close an engine before loading another"));
     }
     if process.jobs.is_none() {
-        let (jobs, queue) = bounded(QUEUE);
+        let jobs = Arc::new(JobQueue::new(QUEUE));
+        let queue = Arc::clone(&jobs);
         let run = move || run(&queue);
         thread::Builder::new()
             .name("pillion-python".to_owned())
@@ -88,7 +92,7 @@ pub(crate) fn join(new: impl FnOnce(u64) -> Client) -> Result<Arc<Client>> {
 }
 
 /// The thread's queue, after [`join`].
-pub(crate) fn queue() -> Option<Sender<Job>> {
+pub(crate) fn queue() -> Option<Arc<JobQueue<Job>>> {
     process().jobs.clone()
 }
 
@@ -100,7 +104,7 @@ pub fn shutdown(timeout: Duration) -> bool {
     let Some(jobs) = queue() else { return true };
     let cancelled = Arc::new(AtomicBool::new(false));
     let (done, result) = bounded(1);
-    if jobs.try_send(Job::Shutdown { cancelled: Arc::clone(&cancelled), done }).is_err() {
+    if jobs.push(Job::Shutdown { cancelled: Arc::clone(&cancelled), done }).is_err() {
         return false;
     }
     let result = result.recv_timeout(timeout);
@@ -112,17 +116,29 @@ pub fn shutdown(timeout: Duration) -> bool {
 #[doc(hidden)]
 pub fn test_panic() -> Result<()> {
     let (done, result) = bounded(1);
-    let sent = queue().map(|jobs| jobs.try_send(Job::TestPanic { done }));
+    let sent = queue().map(|jobs| jobs.push(Job::TestPanic { done }));
     match (sent, result.recv()) {
         (Some(Ok(())), Ok(result)) => result,
         _ => Err(Error::internal("no Python thread took the job")),
     }
 }
 
-fn run(queue: &Receiver<Job>) {
+/// Runs a record so many times on the Python thread, with the model that was opened last, and gives each call's time: for the benchmark,
+/// which shows what of a step is the way to the thread and back.
+#[doc(hidden)]
+pub fn time_calls(record: &[u8], calls: usize) -> Result<Vec<Duration>> {
+    let (done, result) = bounded(1);
+    let sent = queue().map(|jobs| jobs.push(Job::TimeCalls { record: record.to_vec(), calls, done }));
+    match (sent, result.recv()) {
+        (Some(Ok(())), Ok(result)) => result,
+        _ => Err(Error::internal("no Python thread took the job")),
+    }
+}
+
+fn run(queue: &JobQueue<Job>) {
     let mut worker = Worker::default();
-    for job in queue {
-        worker.run(job);
+    loop {
+        worker.run(queue.take());
     }
 }
 
@@ -170,6 +186,9 @@ impl Worker {
                 let bridge = self.interpreter.bridge();
                 let _ = done.send(guarded(|| bridge.map_or(Ok(()), loader::Bridge::test_panic)));
             }
+            Job::TimeCalls { record, calls, done } => {
+                let _ = done.send(guarded(|| self.time_calls(&record, calls)));
+            }
         }
     }
 
@@ -198,6 +217,18 @@ impl Worker {
             return Err(Error::internal("a step came to a model that is not loaded"));
         };
         bridge.step(*handle, record, &mut self.output)
+    }
+
+    fn time_calls(&mut self, record: &[u8], calls: usize) -> Result<Vec<Duration>> {
+        let (Some(bridge), Some(handle)) = (self.interpreter.bridge(), self.handles.values().max()) else {
+            return Err(Error::internal("no model is loaded"));
+        };
+        let time_call = |_| {
+            let begin = Instant::now();
+            bridge.step(*handle, record, &mut self.output)?;
+            Ok(begin.elapsed())
+        };
+        (0..calls).map(time_call).collect()
     }
 
     fn close(&mut self, client: &Client) -> Result<()> {
