@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 use crossbeam_channel::bounded;
 use pillion_core::{
     Backend, BackendEvents, Error, LoadConfig, Result, WorkerStatus,
-    forward::ForwardBatch,
+    forward::{ForwardBatch, Tensor},
     step::{RecordKind, Step},
 };
 
@@ -13,6 +13,7 @@ use crate::{
     client::{Client, MAX_IN_FLIGHT, closed, rss_bytes},
     job_queue::JobQueue,
     python_thread::{self, Job},
+    tensors,
 };
 
 /// What an [`EmbeddedBackend`] loads, and from where.
@@ -55,14 +56,17 @@ impl EmbeddedBackend {
         Self { stage: BackendStage::New(Box::new(options)) }
     }
 
-    fn send(&self, kind: RecordKind, id: u64, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+    fn send(&self, kind: RecordKind, id: u64, encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<Tensor>>) -> Result<()> {
         let BackendStage::Started { client, jobs } = &self.stage else { return Err(closed()) };
         let mut record = client.begin_step()?;
-        if let Err(error) = encode(&mut record) {
-            client.cancel_step(record);
-            return Err(error);
-        }
-        jobs.push(Job::Run { client: Arc::clone(client), kind, id, record }).map_err(|refused| {
+        let tensors = match encode(&mut record) {
+            Ok(tensors) => tensors,
+            Err(error) => {
+                client.cancel_step(record);
+                return Err(error);
+            }
+        };
+        jobs.push(Job::Run { client: Arc::clone(client), kind, id, record, tensors }).map_err(|refused| {
             if let Job::Run { record, .. } = refused {
                 client.cancel_step(record);
             }
@@ -87,12 +91,12 @@ impl Backend for EmbeddedBackend {
     fn submit(&mut self, step: &Step) -> Result<()> {
         self.send(RecordKind::Step, step.step_id, |record| {
             step.encode_into(record);
-            Ok(())
+            Ok(Vec::new())
         })
     }
 
     fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
-        self.send(RecordKind::Forward, batch.forward_id, |record| batch.encode_into(record))
+        self.send(RecordKind::Forward, batch.forward_id, |record| tensors::encode(batch, record))
     }
 
     fn max_in_flight(&self) -> usize {

@@ -20,6 +20,7 @@ mod probe;
 mod python_thread;
 mod run_bounded;
 mod survey;
+mod tensors;
 
 pub use backend::{EmbeddedBackend, EmbeddedOptions};
 pub use discover::Source;

@@ -17,7 +17,7 @@ use std::{
 use crossbeam_channel::{Sender, bounded};
 use pillion_core::{
     BackendEvent, Error, ErrorCode, LogLevel, LogSource, Result, Stage, VERSION, WorkerInfo,
-    forward::ForwardOutput,
+    forward::{ForwardOutput, Tensor},
     step::{self, RecordKind, StepOutput},
 };
 
@@ -26,6 +26,7 @@ use crate::{
     interpreter::Interpreter,
     job_queue::JobQueue,
     loader,
+    tensors::{Reserved, Spare},
 };
 
 /// The repr of a list 900 deep, which Python's recursion limit allows, overflows the usual 2 MiB.
@@ -42,7 +43,7 @@ pub(crate) enum Job {
     /// Start the interpreter if none runs, and load the client's model.
     Open(Arc<Client>),
     /// Run the record of a step or a forward.
-    Run { client: Arc<Client>, kind: RecordKind, id: u64, record: Vec<u8> },
+    Run { client: Arc<Client>, kind: RecordKind, id: u64, record: Vec<u8>, tensors: Vec<Tensor> },
     /// Unload the client's model. `done` is dropped when that is done.
     Close { client: Arc<Client>, done: Sender<()> },
     /// Run what Python runs at the end of a process, unless `cancelled` by then.
@@ -149,6 +150,7 @@ struct Worker {
     /// The bridge's handle of each client's model.
     handles: HashMap<u64, u64>,
     output: Vec<u8>,
+    spare: Arc<Spare>,
 }
 
 impl Worker {
@@ -159,12 +161,14 @@ impl Worker {
                 let result = guarded(|| self.open(&client)).map_err(|e| e.with_stage(Stage::Load));
                 client.loaded(result.map(Box::new));
             }
-            Job::Run { client, kind, id, record } => {
+            Job::Run { client, kind, id, record, tensors } => {
                 serve(&client);
                 let answer = guarded(|| {
-                    self.answer(&client, &record)?;
-                    read_answer(kind, id, &self.output)
+                    let mut reserved = Reserved::new(&self.spare);
+                    self.answer(&client, kind, &record, &tensors, &mut reserved)?;
+                    read_answer(kind, id, &self.output, &mut reserved)
                 });
+                drop(tensors);
                 client.end_step(answer.unwrap_or_else(|e| failed(kind, id, e.with_stage(Stage::Forward))), record);
                 self.output.shrink_to(KEEP);
             }
@@ -209,14 +213,25 @@ impl Worker {
     }
 
     /// Leaves the answer's bytes in `output`.
-    fn answer(&mut self, client: &Client, record: &[u8]) -> Result<()> {
+    fn answer(
+        &mut self,
+        client: &Client,
+        kind: RecordKind,
+        record: &[u8],
+        tensors: &[Tensor],
+        reserved: &mut Reserved,
+    ) -> Result<()> {
         if client.is_closing() {
             return Err(closed());
         }
         let (Some(bridge), Some(handle)) = (self.interpreter.bridge(), self.handles.get(&client.id)) else {
             return Err(Error::internal("a step came to a model that is not loaded"));
         };
-        bridge.step(*handle, record, &mut self.output)
+        if kind != RecordKind::Forward {
+            return bridge.step(*handle, record, &mut self.output);
+        }
+        let tensors: Vec<&[u8]> = tensors.iter().filter_map(Tensor::as_bytes).collect();
+        bridge.forward(*handle, record, &tensors, reserved, &mut self.output)
     }
 
     fn time_calls(&mut self, record: &[u8], calls: usize) -> Result<Vec<Duration>> {
@@ -241,9 +256,9 @@ impl Worker {
     }
 }
 
-fn read_answer(kind: RecordKind, id: u64, bytes: &[u8]) -> Result<BackendEvent> {
+fn read_answer(kind: RecordKind, id: u64, bytes: &[u8], reserved: &mut Reserved) -> Result<BackendEvent> {
     let (event, answered) = if kind == RecordKind::Forward {
-        let output = ForwardOutput::decode(bytes)?;
+        let output = ForwardOutput::decode_placed(bytes, |place, len| reserved.find(place, len))?;
         let id = output.forward_id;
         (BackendEvent::ForwardDone(output), id)
     } else {
