@@ -91,6 +91,10 @@ def output_tensor(array: NDArray[Any], pool: Pool | None) -> tuple[str, tuple[in
 
 def copy_array(memory: Any, offset: int, array: NDArray[Any]) -> None:
     """Copies an array into writable memory, in C order and little-endian. No view of the memory is left."""
+    if array.flags.c_contiguous and array.dtype.isnative:
+        source: Any = array
+        memory[offset : offset + array.nbytes] = memoryview(source).cast("B")
+        return
     import numpy as np
 
     dtype = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("<")
