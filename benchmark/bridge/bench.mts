@@ -120,6 +120,7 @@ async function steps(pin: string[], title: string): Promise<void> {
     `A step of 32 decode rows and back, ${title}`,
     ['', 'p50', 'p99', 'bar', ''],
     [
+      row('waking another thread and back, no Python', 'step', 'wake'),
       row('echo on the Python thread', 'step', 'echo', 1),
       row('embedded, from Rust', 'step', 'embedded', 5),
       row('shm, from Rust', 'step', 'shm', 8),

@@ -62,6 +62,8 @@ _MAX_RECORD: Final = 0x7FFF_FFFF
 # A record that is too long is refused at its end, and not before by a number that does not fit.
 _WORD_MASK: Final = 0xFFFF_FFFF
 _decode: Final = json.JSONDecoder().decode
+# Without the function of Python's own that a call of the class would go through.
+_new_tensor: Final = tuple.__new__
 
 
 class Tensor(NamedTuple):
@@ -137,17 +139,16 @@ def decode_forward(record: bytes | bytearray | memoryview) -> Forward:
         or max(items_end, tensors_end, shapes_end, text_end, data_at + data_len) > size
     ):
         raise _damage(data)
-    text = data[text_at:text_end]
+    # Texts are short; as bytes they are compared and read for less.
+    text = bytes(data[text_at:text_end])
     values = [_item(text, *span) for span in _ITEM.iter_unpack(data[items_at:items_end])]
     if not num_tensors:
         return Forward(forward_id, values, [])
     sizes = struct.unpack(f"<{num_shapes}I", data[shapes_at:shapes_end])
-    found = []
-    for entry in _TENSOR.iter_unpack(data[tensors_at:tensors_end]):
-        tensor = _tensor(entry, text, sizes, data_at, data_len)
-        if tensor.item >= len(values):
-            raise _bad(f"a tensor of item {tensor.item} of {len(values)}")
-        found.append(tensor)
+    found = [
+        _tensor(entry, text, sizes, data_at, data_len, num_items)
+        for entry in _TENSOR.iter_unpack(data[tensors_at:tensors_end])
+    ]
     return Forward(forward_id, values, found)
 
 
@@ -244,21 +245,25 @@ def _damage(data: memoryview) -> StepRecordError:
     raise AssertionError("a forward that can be read was called damaged")
 
 
-def _item(text: memoryview, offset: int, length: int, flags: int) -> Any:
+def _item(text: bytes, offset: int, length: int, flags: int) -> Any:
     if flags:
         raise _bad(f"an input with flags {flags}")
-    json_text = _text(text, offset, length)
-    if json_text == "null":
+    if length == 4 and text[offset : offset + 4] == b"null":
         # As it is wherever an item is a tensor.
         return None
+    json_text = _text(text, offset, length)
     try:
         return _decode(json_text)
     except (ValueError, RecursionError) as error:
         raise _bad(f"an item is no JSON: {error}") from error
 
 
-def _tensor(entry: tuple[int, ...], text: memoryview, sizes: tuple[int, ...], data_at: int, data_len: int) -> Tensor:
+def _tensor(
+    entry: tuple[int, ...], text: bytes, sizes: tuple[int, ...], data_at: int, data_len: int, num_items: int
+) -> Tensor:
     item, name_at, name_len, code, shape_at, dimensions, offset, place = entry
+    if item >= num_items:
+        raise _bad(f"a tensor of item {item} of {num_items}")
     if code not in DTYPES:
         raise _bad(f"a tensor of dtype {code}")
     if dimensions > _MAX_DIMENSIONS:
@@ -272,10 +277,10 @@ def _tensor(entry: tuple[int, ...], text: memoryview, sizes: tuple[int, ...], da
     if not place and offset + math.prod(shape) * width > data_len:
         raise _bad(f"a tensor of shape {list(shape)} at {offset} lies outside")
     name = None if name_len == _NO_NAME else _text(text, name_at, name_len)
-    return Tensor(item, name, dtype, shape, offset if place else data_at + offset, place)
+    return _new_tensor(Tensor, (item, name, dtype, shape, offset if place else data_at + offset, place))
 
 
-def _text(text: memoryview, offset: int, length: int) -> str:
+def _text(text: bytes, offset: int, length: int) -> str:
     if offset + length > len(text):
         raise _bad(f"{length} at {offset} lie outside their section of {len(text)}")
     try:

@@ -3,7 +3,10 @@
 use std::{
     collections::VecDeque,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, Thread},
     time::{Duration, Instant},
 };
@@ -125,11 +128,50 @@ impl Inbox {
     /// Every end that a backend can come to is an event too, so this has none of its own: a timer would be part of each step.
     fn take(&self) -> BackendEvent {
         loop {
-            if let Some(event) = self.events.lock().unwrap_or_else(PoisonError::into_inner).pop_front() {
+            if let Some(event) = self.pop() {
+                return event;
+            }
+            // As the engine's channel does.
+            thread::yield_now();
+            if let Some(event) = self.pop() {
                 return event;
             }
             thread::park();
         }
+    }
+
+    fn pop(&self) -> Option<BackendEvent> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+/// The times of so many wake-ups of another thread and back: the part of a round trip that is the system's.
+pub fn time_wake_ups(calls: usize) -> Vec<Duration> {
+    let turn = Arc::new(AtomicBool::new(false));
+    let (ours, other_turn) = (thread::current(), Arc::clone(&turn));
+    let other = thread::spawn(move || {
+        for _ in 0..calls {
+            wait_for(&other_turn, true);
+            other_turn.store(false, Ordering::Release);
+            ours.unpark();
+        }
+    });
+    let wake = |_| {
+        let begin = Instant::now();
+        turn.store(true, Ordering::Release);
+        other.thread().unpark();
+        wait_for(&turn, false);
+        begin.elapsed()
+    };
+    let times = (0..calls).map(wake).collect();
+    // It has done its part, or has panicked, and then nothing waits for it.
+    let _ = other.join();
+    times
+}
+
+fn wait_for(turn: &AtomicBool, wanted: bool) {
+    while turn.load(Ordering::Acquire) != wanted {
+        thread::park();
     }
 }
 

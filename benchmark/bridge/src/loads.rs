@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bridge_bench::drive::{Bridge, Driver, ROWS, check, decode_step, resident_bytes};
+use bridge_bench::drive::{Bridge, Driver, ROWS, check, decode_step, resident_bytes, time_wake_ups};
 use pillion_core::{
     Error,
     forward::{Dtype, ForwardBatch, ForwardItem, Tensor},
@@ -43,6 +43,7 @@ pub(crate) fn steps(options: &Options) -> Result<(), Failure> {
     }
     let record = vec![7; 16 * ROWS as usize];
     for round in 0..options.rounds {
+        tell(&json!({"what": "step", "who": "wake", "round": round, "us": summary(&mut time_wake_ups(options.calls))}));
         for at in 0..drivers.len() {
             let (bridge, driver) = turn(&mut drivers, round, at);
             let times = summary(&mut driver.time_steps(options.calls)?);

@@ -1,7 +1,7 @@
 //! The way of jobs to the Python thread.
 //!
-//! No channel of the usual kind: those look again and again for a few microseconds before they sleep, in the hope of a job, and where both
-//! sides share a processor that is time which the other side waits for. Nor would it help where they do not: a forward pass takes longer.
+//! No channel of the usual kind: those spin for a few microseconds before they sleep, in the hope of a job, and where both sides share a
+//! processor that is time which the other side waits for. Nor would it help where they do not: a forward pass takes longer.
 
 use std::{
     collections::VecDeque,
@@ -42,12 +42,22 @@ impl<T> JobQueue<T> {
     pub(crate) fn take(&self) -> T {
         self.taker.get_or_init(thread::current);
         loop {
-            if let Some(job) = self.lock().pop_front() {
+            if let Some(job) = self.pop() {
+                return job;
+            }
+            // Where both sides share a processor, who gives jobs runs now, and as a rule gives one: that saves the sleep and the waking,
+            // a fifth of a round trip. Elsewhere this is a fraction of a microsecond before a sleep.
+            thread::yield_now();
+            if let Some(job) = self.pop() {
                 return job;
             }
             // A job that came since is not slept through: its `unpark` ends this at once.
             thread::park();
         }
+    }
+
+    fn pop(&self) -> Option<T> {
+        self.lock().pop_front()
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<T>> {
