@@ -223,14 +223,15 @@ async function busy(): Promise<void> {
 }
 
 function memory(): void {
-  const found = measure([], 'memory', { calls: Number(values.steps), warmUp: 10_000 })
+  // What allocators keep settles first.
+  const found = measure([], 'memory', { calls: Number(values.steps), warmUp: Math.ceil(Number(values.steps) / 2) })
   const mib = (bytes: number): number => bytes / 2 ** 20
   const rows = (found as unknown as { who: Bridge; steps: number; before: number; after: number }[]).map((line) => {
     const grown = mib(line.after - line.before)
     return [line.who, String(line.steps), fixed(mib(line.before)), grown.toFixed(2), ...verdict(grown, 1, 0)]
   })
   print(
-    'Resident memory of both sides over many steps, every hundredth a forward with 1 MiB each way, after 10,000 to warm up',
+    'Resident memory of both sides over many steps, every hundredth a forward with 1 MiB each way, after half as many to warm up',
     ['', 'steps', 'MiB before', 'MiB grown', 'bar', ''],
     rows,
   )
