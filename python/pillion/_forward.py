@@ -156,33 +156,30 @@ def encode_forward_output(forward_id: int, forward_ns: int, results: Iterable[Re
     """Writes an output. `error` is JSON or empty; with one there are no results."""
     items: list[bytes] = []
     texts: list[bytes] = []
-    tensors: list[tuple[int, tuple[str | None, str, tuple[int, ...], bytes | memoryview | Placed]]] = []
-    text_len = 0
-    for index, (text, is_failed, given) in enumerate(results):
-        encoded = text.encode("utf-8")
-        items.append(_ITEM.pack(text_len, len(encoded), _ITEM_FAILED if is_failed else 0))
-        texts.append(encoded)
-        text_len += len(encoded)
-        for tensor in given:
-            tensors.append((index, tensor))
     entries: list[bytes] = []
     shapes: list[int] = []
     blobs: list[bytes | memoryview] = []
-    data_len = 0
-    for index, (name, dtype, shape, blob) in tensors:
-        label = b"" if name is None else name.encode("utf-8")
-        name_len = _NO_NAME if name is None else len(label)
-        place, begin = (blob.place, blob.offset) if isinstance(blob, Placed) else (0, data_len)
-        entries.append(
-            _TENSOR.pack(index, text_len, name_len, _CODES[dtype], len(shapes), len(shape), begin & _WORD_MASK, place)
-        )
-        texts.append(label)
-        text_len += len(label)
-        shapes += shape
-        if not isinstance(blob, Placed):
-            padding = -len(blob) % _ALIGN
-            blobs += (blob, bytes(padding))
-            data_len += len(blob) + padding
+    text_len = data_len = 0
+    for index, (text, is_failed, tensors) in enumerate(results):
+        encoded = text.encode("utf-8")
+        length = len(encoded)
+        items.append(_ITEM.pack(text_len, length, _ITEM_FAILED if is_failed else 0))
+        texts.append(encoded)
+        text_len += length
+        for name, dtype, shape, blob in tensors:
+            label = b"" if name is None else name.encode("utf-8")
+            length = _NO_NAME if name is None else len(label)
+            if isinstance(blob, Placed):
+                place, begin = blob.place, blob.offset
+            else:
+                place, begin = 0, data_len & _WORD_MASK
+                padding = -len(blob) % _ALIGN
+                blobs += (blob, bytes(padding))
+                data_len += len(blob) + padding
+            entries.append(_TENSOR.pack(index, text_len, length, _CODES[dtype], len(shapes), len(shape), begin, place))
+            texts.append(label)
+            text_len += len(label)
+            shapes += shape
     whole = error.encode("utf-8")
     # Items, tensors and shapes are words; the data want more.
     tensors_at = _OUTPUT_HEAD.size + _ITEM.size * len(items)

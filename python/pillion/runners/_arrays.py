@@ -44,7 +44,8 @@ def input_array(memory: memoryview, tensor: Tensor) -> NDArray[Any]:
         nothing: NDArray[Any] = np.empty(tensor.shape, dtype=tensor.dtype)
         nothing.flags.writeable = False
         return nothing
-    return np.frombuffer(memory, dtype=tensor.dtype).reshape(tensor.shape)
+    flat = np.frombuffer(memory, dtype=tensor.dtype)
+    return flat if len(tensor.shape) == 1 else flat.reshape(tensor.shape)
 
 
 def as_array(value: Any) -> NDArray[Any] | None:
