@@ -14,15 +14,19 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import pillion
 from pillion._config import LoadConfig
+from pillion._forward import Placed
+from pillion.errors import StepRecordError
+from pillion.runners._arrays import copy_array
 from pillion.worker import Handler
 
 __all__ = ["EmbeddedHandler", "boot", "open", "shutdown"]
 
 Log: TypeAlias = Callable[[int, str], None]
+Reserve: TypeAlias = Callable[[int], memoryview | None]
 
 DEBUG: Final = 0
 INFO: Final = 1
@@ -31,6 +35,8 @@ ERROR: Final = 3
 
 # A line that never ends is sent in pieces.
 _MAX_LINE: Final = 16 * 1024
+# Shorter tensors travel in their record.
+_MIN_LEN: Final = 64 << 10
 
 
 def boot(config_json: str, log: Log) -> str:
@@ -82,6 +88,22 @@ class EmbeddedHandler:
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self.step = handler.step
+        self._tensors: _Tensors | None = None
+
+    def use_room(self, reserve: Reserve) -> None:
+        """Large tensors of results are copied to the memory that `reserve` gives while a forward runs."""
+        self._tensors = _Tensors(reserve)
+        self._handler.use_pool(self._tensors)
+
+    def forward(self, record: bytes, tensors: list[bytes]) -> bytes:
+        """Runs one forward record, whose places are `tensors`, from 1 on."""
+        if self._tensors is None:
+            return self._handler.step(record)
+        self._tensors.begin(tensors)
+        try:
+            return self._handler.step(record)
+        finally:
+            self._tensors.begin([])
 
     def info(self) -> str:
         """`pillion_core::WorkerInfo` as JSON."""
@@ -90,6 +112,42 @@ class EmbeddedHandler:
     def close(self) -> None:
         """Drops the model."""
         self._handler.close()
+
+
+class _Tensors:
+    """The tensors beside the record of a forward."""
+
+    def __init__(self, reserve: Reserve) -> None:
+        self._reserve = reserve
+        self._inputs: list[bytes] = []
+        self._num_results = 0
+
+    def begin(self, inputs: list[bytes]) -> None:
+        """Another forward, or none."""
+        self._inputs = inputs
+        self._num_results = 0
+
+    def lend(self, place: int, offset: int, length: int) -> memoryview:
+        """An input, which lives as long as anybody views it."""
+        if not 1 <= place <= len(self._inputs) or offset or len(self._inputs[place - 1]) != length:
+            raise StepRecordError(f"no tensor of {length} bytes lies at {offset} in place {place}")
+        return memoryview(self._inputs[place - 1])
+
+    def put(self, array: Any) -> Placed | None:
+        """Copies an array of a result, if it is large."""
+        if array.nbytes < _MIN_LEN:
+            return None
+        memory = self._reserve(array.nbytes)
+        if memory is None:
+            return None
+        # The memory is lent for now only, so nobody may view it once this is done.
+        with memory:
+            copy_array(memory, 0, array)
+        self._num_results += 1
+        return Placed(self._num_results, 0)
+
+    def take_back(self) -> None:
+        """Places that no record names are nobody's."""
 
 
 class LineWriter(io.TextIOBase):

@@ -47,8 +47,11 @@ DTYPES: Final = {
 _CODES: Final = {name: code for code, (name, _) in DTYPES.items()}
 _ITEM: Final = struct.Struct("<3I")
 _TENSOR: Final = struct.Struct("<8I")
-# Of the sections that are known: offsets and counts, and the bytes of an element.
-_TABLE: Final = struct.Struct("<10I")
+# The header and the table of the sections that are known; how it begins, and the bytes of an element of each section.
+_HEAD: Final = struct.Struct("<8sIIQ8x10I")
+_BEGIN: Final = struct.pack("<IHH", MAGIC, VERSION, KIND_FORWARD)
+_OUTPUT_HEAD: Final = struct.Struct("<IHHIIQQ12I")
+_ENTRY: Final = struct.Struct("<II")
 _WIDTHS: Final = (_ITEM.size, _TENSOR.size, 4, 1, 1)
 _NO_NAME: Final = 0xFFFF_FFFF
 _ITEM_FAILED: Final = 1
@@ -56,6 +59,11 @@ _ALIGN: Final = 16
 _MAX_DIMENSIONS: Final = 32
 # Half of what the header's length can say, as on the other side.
 _MAX_RECORD: Final = 0x7FFF_FFFF
+# A record that is too long is refused at its end, and not before by a number that does not fit.
+_WORD_MASK: Final = 0xFFFF_FFFF
+_decode: Final = json.JSONDecoder().decode
+# Without the function of Python's own that a call of the class would go through.
+_new_tensor: Final = tuple.__new__
 
 
 class Tensor(NamedTuple):
@@ -113,61 +121,90 @@ class Pool(Protocol):
 
 def decode_forward(record: bytes | bytearray | memoryview) -> Forward:
     """Reads a forward, checking every size and text."""
+    # In the way of every call: what is wrong is looked for only once something is.
     data = memoryview(record).cast("B")
-    forward_id, body = _check_header(data)
-    table = _TABLE.unpack_from(data, HEADER.size)
-    items, tensors, shapes, text, _ = (
-        _section(data, body, index, table[2 * index], table[2 * index + 1], width)
-        for index, width in enumerate(_WIDTHS)
-    )
-    data_at, data_len = table[8:]
-    values = [_item(text, *span) for span in _ITEM.iter_unpack(items)]
-    sizes = [size for (size,) in struct.iter_unpack("<I", shapes)]
-    found = []
-    for entry in _TENSOR.iter_unpack(tensors):
-        tensor = _tensor(entry, text, sizes, data_len)
-        if tensor.item >= len(values):
-            raise _bad(f"a tensor of item {tensor.item} of {len(values)}")
-        found.append(tensor if tensor.place else tensor._replace(offset=data_at + tensor.offset))
+    size = len(data)
+    if size < _HEAD.size:
+        raise _damage(data)
+    (begin, length, sections, forward_id, items_at, num_items, tensors_at, num_tensors, *rest) = _HEAD.unpack_from(data)
+    shapes_at, num_shapes, text_at, text_len, data_at, data_len = rest
+    body = HEADER.size + 8 * sections
+    items_end, tensors_end = items_at + _ITEM.size * num_items, tensors_at + _TENSOR.size * num_tensors
+    shapes_end, text_end = shapes_at + 4 * num_shapes, text_at + text_len
+    if (
+        begin != _BEGIN
+        or length != size
+        or not 5 <= sections <= (size - HEADER.size) >> 3
+        or min(items_at, tensors_at, shapes_at, text_at, data_at) < body
+        or max(items_end, tensors_end, shapes_end, text_end, data_at + data_len) > size
+    ):
+        raise _damage(data)
+    # Texts are short; as bytes they are compared and read for less.
+    text = bytes(data[text_at:text_end])
+    values = [_item(text, *span) for span in _ITEM.iter_unpack(data[items_at:items_end])]
+    if not num_tensors:
+        return Forward(forward_id, values, [])
+    sizes = struct.unpack(f"<{num_shapes}I", data[shapes_at:shapes_end])
+    found = [
+        _tensor(entry, text, sizes, data_at, data_len, num_items)
+        for entry in _TENSOR.iter_unpack(data[tensors_at:tensors_end])
+    ]
     return Forward(forward_id, values, found)
 
 
 def encode_forward_output(forward_id: int, forward_ns: int, results: Iterable[Result] = (), error: str = "") -> bytes:
     """Writes an output. `error` is JSON or empty; with one there are no results."""
-    results = list(results)
-    texts = [result.text.encode("utf-8") for result in results]
-    names: list[bytes] = []
-    items, tensors, shapes = bytearray(), bytearray(), bytearray()
+    items: list[bytes] = []
+    texts: list[bytes] = []
+    entries: list[bytes] = []
+    shapes: list[int] = []
     blobs: list[bytes | memoryview] = []
-    at = 0
-    for result, encoded in zip(results, texts, strict=True):
-        items += _ITEM.pack(at, len(encoded), _ITEM_FAILED if result.failed else 0)
-        at += len(encoded)
-    data_at = shape_at = 0
-    for index, result in enumerate(results):
-        for name, dtype, shape, blob in result.tensors:
+    text_len = data_len = 0
+    for index, (text, is_failed, tensors) in enumerate(results):
+        encoded = text.encode("utf-8")
+        length = len(encoded)
+        items.append(_ITEM.pack(text_len, length, _ITEM_FAILED if is_failed else 0))
+        texts.append(encoded)
+        text_len += length
+        for name, dtype, shape, blob in tensors:
             label = b"" if name is None else name.encode("utf-8")
             length = _NO_NAME if name is None else len(label)
-            place, begin = (blob.place, blob.offset) if isinstance(blob, Placed) else (0, data_at)
-            tensors += _TENSOR.pack(index, at, length, _CODES[dtype], shape_at, len(shape), begin, place)
-            shapes += struct.pack(f"<{len(shape)}I", *shape)
-            names.append(label)
-            at += len(label)
-            shape_at += len(shape)
-            if not isinstance(blob, Placed):
+            if isinstance(blob, Placed):
+                place, begin = blob.place, blob.offset
+            else:
+                place, begin = 0, data_len & _WORD_MASK
                 padding = -len(blob) % _ALIGN
                 blobs += (blob, bytes(padding))
-                data_at += len(blob) + padding
-    text, whole = b"".join([*texts, *names]), error.encode("utf-8")
-    sections: list[tuple[int, list[Any], int]] = [
-        (len(results), [items], 4),
-        (len(tensors) // _TENSOR.size, [tensors], 4),
-        (shape_at, [shapes], 4),
-        (len(text), [text], 4),
-        (data_at, blobs, _ALIGN),
-        (len(whole), [whole], 4),
-    ]
-    return _join(forward_id, forward_ns, sections)
+                data_len += len(blob) + padding
+            entries.append(_TENSOR.pack(index, text_len, length, _CODES[dtype], len(shapes), len(shape), begin, place))
+            texts.append(label)
+            text_len += len(label)
+            shapes += shape
+    whole = error.encode("utf-8")
+    # Items, tensors and shapes are words; the data want more.
+    tensors_at = _OUTPUT_HEAD.size + _ITEM.size * len(items)
+    shapes_at = tensors_at + _TENSOR.size * len(entries)
+    text_at = shapes_at + 4 * len(shapes)
+    before_data = -(text_at + text_len) % _ALIGN
+    data_at = text_at + text_len + before_data
+    error_at = data_at + data_len
+    at_end = -(error_at + len(whole)) % 4
+    end = error_at + len(whole) + at_end
+    if end > _MAX_RECORD:
+        raise PillionError("unsupported", f"results of {end} bytes are more than one record carries")
+    head = _OUTPUT_HEAD.pack(
+        MAGIC,
+        VERSION,
+        KIND_FORWARD_OUTPUT,
+        end,
+        6,
+        forward_id,
+        forward_ns,
+        *(_OUTPUT_HEAD.size, len(items), tensors_at, len(entries), shapes_at, len(shapes)),
+        *(text_at, text_len, data_at, data_len, error_at, len(whole)),
+    )
+    sizes = struct.pack(f"<{len(shapes)}I", *shapes)
+    return b"".join((head, *items, *entries, sizes, *texts, bytes(before_data), *blobs, whole, bytes(at_end)))
 
 
 def failed(record: bytes | bytearray | memoryview, error: str) -> bytes:
@@ -179,65 +216,51 @@ def failed(record: bytes | bytearray | memoryview, error: str) -> bytes:
     return encode_output(number, 0, error=error)
 
 
-def _join(forward_id: int, forward_ns: int, sections: list[tuple[int, list[Any], int]]) -> bytes:
-    start = HEADER.size + 8 * len(sections)
-    table = bytearray()
-    parts: list[Any] = []
-    end = start
-    for count, blobs, align in sections:
-        padding = -end % align
-        parts.append(bytes(padding))
-        end += padding
-        table += struct.pack("<II", end & 0xFFFF_FFFF, count)
-        parts += blobs
-        end += sum(map(len, blobs))
-    padding = -end % 4
-    end += padding
-    if end > _MAX_RECORD:
-        raise PillionError("unsupported", f"results of {end} bytes are more than one record carries")
-    header = HEADER.pack(MAGIC, VERSION, KIND_FORWARD_OUTPUT, end, len(sections), forward_id, forward_ns)
-    return b"".join((header, table, *parts, bytes(padding)))
-
-
-def _check_header(data: memoryview) -> tuple[int, int]:
-    """The forward's id, and where the sections begin."""
+def _damage(data: memoryview) -> StepRecordError:
+    """What is wrong with a forward that cannot be read."""
     size = len(data)
     if size < HEADER.size:
-        raise _bad(f"{size} bytes, shorter than a header")
-    magic, version, kind, length, sections, forward_id, _ = HEADER.unpack_from(data)
+        return _bad(f"{size} bytes, shorter than a header")
+    magic, version, kind, length, sections, _, _ = HEADER.unpack_from(data)
     if magic != MAGIC:
-        raise _bad(f"no step record (magic {magic:#x})")
+        return _bad(f"no step record (magic {magic:#x})")
     if version != VERSION:
-        raise StepRecordError(
+        return StepRecordError(
             f"a step record of version {version}, this side speaks {VERSION}", code="version_mismatch"
         )
     if kind != KIND_FORWARD:
-        raise _bad(f"kind {kind} where {KIND_FORWARD} was expected")
+        return _bad(f"kind {kind} where {KIND_FORWARD} was expected")
     if length != size:
-        raise _bad(f"{size} bytes, its header says {length}")
+        return _bad(f"{size} bytes, its header says {length}")
     if not 5 <= sections <= (size - HEADER.size) // 8:
-        raise _bad(f"{sections} sections")
-    return forward_id, HEADER.size + 8 * sections
+        return _bad(f"{sections} sections")
+    body = HEADER.size + 8 * sections
+    for index, width in enumerate(_WIDTHS):
+        offset, count = _ENTRY.unpack_from(data, HEADER.size + 8 * index)
+        if offset < body or offset + count * width > size:
+            return _bad(f"section {index} ({count} elements at byte {offset}) lies outside")
+    raise AssertionError("a forward that can be read was called damaged")
 
 
-def _section(data: memoryview, body: int, index: int, offset: int, count: int, width: int) -> memoryview:
-    end = offset + count * width
-    if offset < body or end > len(data):
-        raise _bad(f"section {index} ({count} elements at byte {offset}) lies outside")
-    return data[offset:end]
-
-
-def _item(text: memoryview, offset: int, length: int, flags: int) -> Any:
+def _item(text: bytes, offset: int, length: int, flags: int) -> Any:
     if flags:
         raise _bad(f"an input with flags {flags}")
+    if length == 4 and text[offset : offset + 4] == b"null":
+        # As it is wherever an item is a tensor.
+        return None
+    json_text = _text(text, offset, length)
     try:
-        return json.loads(_text(text, offset, length))
+        return _decode(json_text)
     except (ValueError, RecursionError) as error:
         raise _bad(f"an item is no JSON: {error}") from error
 
 
-def _tensor(entry: tuple[int, ...], text: memoryview, sizes: list[int], data_len: int) -> Tensor:
+def _tensor(
+    entry: tuple[int, ...], text: bytes, sizes: tuple[int, ...], data_at: int, data_len: int, num_items: int
+) -> Tensor:
     item, name_at, name_len, code, shape_at, dimensions, offset, place = entry
+    if item >= num_items:
+        raise _bad(f"a tensor of item {item} of {num_items}")
     if code not in DTYPES:
         raise _bad(f"a tensor of dtype {code}")
     if dimensions > _MAX_DIMENSIONS:
@@ -245,16 +268,16 @@ def _tensor(entry: tuple[int, ...], text: memoryview, sizes: list[int], data_len
     if shape_at + dimensions > len(sizes):
         raise _bad(f"{dimensions} at {shape_at} lie outside their section of {len(sizes)}")
     dtype, width = DTYPES[code]
-    shape = tuple(sizes[shape_at : shape_at + dimensions])
+    shape = sizes[shape_at : shape_at + dimensions]
     if offset % _ALIGN:
         raise _bad(f"a tensor at {offset}")
     if not place and offset + math.prod(shape) * width > data_len:
         raise _bad(f"a tensor of shape {list(shape)} at {offset} lies outside")
     name = None if name_len == _NO_NAME else _text(text, name_at, name_len)
-    return Tensor(item, name, dtype, shape, offset, place)
+    return _new_tensor(Tensor, (item, name, dtype, shape, offset if place else data_at + offset, place))
 
 
-def _text(text: memoryview, offset: int, length: int) -> str:
+def _text(text: bytes, offset: int, length: int) -> str:
     if offset + length > len(text):
         raise _bad(f"{length} at {offset} lie outside their section of {len(text)}")
     try:

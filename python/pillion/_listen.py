@@ -62,10 +62,18 @@ def detach(address: str, max_record_bytes: str, config: str) -> None:
     for source, target in ((null, 0), (log_fd, 1), (log_fd, 2)):
         os.dup2(source, target)
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    told = False
+
+    def tell(error: BaseException) -> None:
+        nonlocal told
+        told = True
+        log.error("the worker could not begin", exc_info=error)
+
     try:
-        run(address, int(max_record_bytes), load, Handler)
+        run(address, int(max_record_bytes), load, Handler, tell)
     except BaseException as error:
-        logging.getLogger("pillion").error("the worker could not begin", exc_info=error)
+        if not told:
+            tell(error)
         _serve._leave(1)
     _serve._leave(0)
 
@@ -75,8 +83,10 @@ def run(
     max_record_bytes: int,
     config: LoadConfig,
     open_handler: Callable[[LoadConfig, Progress], _serve.StepHandler],
+    tell: Callable[[BaseException], None] | None = None,
 ) -> None:
-    """Listens, loads, and runs steps until SIGTERM or SIGINT. Raises `PillionError` if it cannot."""
+    """Listens, loads, and runs steps until SIGTERM or SIGINT. Raises `PillionError` if it cannot; `tell` gets why the
+    model cannot be loaded while the socket is still there, since whoever loses the connection looks for the reason."""
     # Only now: it may be missing, and nothing of it may be there before a fork.
     from pillion.transports._grpc import GrpcServer
 
@@ -86,6 +96,8 @@ def run(
     try:
         handler = open_handler(config, _log_progress)
     except BaseException as error:
+        if tell is not None:
+            tell(error)
         server.fail(error)
         server.close()
         raise

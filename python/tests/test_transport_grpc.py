@@ -22,7 +22,8 @@ from pillion import _step
 from pillion._listen import socket_path
 from pillion.errors import PackageMissingError, PillionError, StepRecordError
 from pillion.transports import _messages
-from pillion.transports._grpc import ERROR_KEY, GrpcServer, negotiate
+from pillion.transports._grpc import ERROR_KEY, GrpcServer, _frame, _framed_record, negotiate
+from pillion.transports._grpc_stream import OwnStream
 from records import StepRecord, decode_output, sequence
 
 MESSAGES = _messages.MESSAGES
@@ -106,8 +107,13 @@ def path(tmp_path: Path) -> str:
     return str(folder / "s")
 
 
-@pytest.fixture
-def start(path: str) -> Iterator[Callable[..., Engine]]:
+@pytest.fixture(params=["own", "public"])
+def start(
+    path: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Engine]]:
+    """Starts a worker whose stream goes either of its two ways."""
+    if request.param == "public":
+        monkeypatch.setattr(OwnStream, "create", lambda *_: None)
     made: list[Any] = []
 
     def start(handler: Handler, **options: Any) -> Engine:
@@ -252,6 +258,56 @@ def test_one_engine_at_a_time(start: Callable[..., Engine], path: str) -> None:
     assert other.call("ClearCache", MESSAGES["ClearCacheRequest"](), "ClearCacheReply").freed == 0
     go_on.set()
     other.channel.close()
+
+
+def test_the_stream_goes_its_own_way_with_this_grpcio(path: str) -> None:
+    worker = Worker(path, Handler())
+    assert worker.server._own_stream is not None
+    worker.close()
+
+
+def test_the_end_of_an_engine_is_seen_while_its_step_runs(start: Callable[..., Engine], path: str) -> None:
+    handler = Handler()
+    running, go_on = threading.Event(), threading.Event()
+    plain = handler.step
+
+    def step(record: bytes) -> bytes:
+        running.set()
+        assert go_on.wait(60)
+        return plain(record)
+
+    handler.step = step
+    engine = start(handler)
+    record = StepRecord(step_id=1, new=[sequence(2, 0, 1)], prompts=[9], rows=[(2, 0, 1, 1)]).encode()
+    replies = engine.steps(iter([MESSAGES["StepsRequest"](record=record)]))
+    assert running.wait(60)
+    replies.cancel()
+    other = Engine(path)
+    # It waits for the step, and then for nothing else: the step ends only once the call is sure to have come.
+    clear = other.channel.unary_unary(METHOD + "ClearCache").future(b"", timeout=60)
+    assert other.call("Health", MESSAGES["HealthRequest"](), "HealthReply").slots_in_use == 1
+    go_on.set()
+    assert MESSAGES["ClearCacheReply"].FromString(clear.result(60)).freed == 1
+    other.channel.close()
+
+
+@pytest.mark.parametrize("length", [1, 127, 128, 16_383, 16_384, 2_097_151, 2_097_152])
+def test_a_record_alone_is_framed_as_protobuf_does(length: int) -> None:
+    record = bytes(length)
+    wire = MESSAGES["StepsRequest"](record=record).SerializeToString()
+    assert _frame(length) + record == wire
+    assert _framed_record(wire) == record
+    for other in (
+        wire[:-1],
+        wire + b"\0",
+        wire + wire,
+        b"\x0a" + wire[1:],
+        b"\x12\0",
+        b"\x12",
+        b"",
+        b"\x12" + b"\xff" * 9,
+    ):
+        assert _framed_record(other) is None
 
 
 def test_abort_comes_through_while_a_step_runs(start: Callable[..., Engine]) -> None:

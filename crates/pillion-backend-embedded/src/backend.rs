@@ -2,16 +2,18 @@
 
 use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::bounded;
 use pillion_core::{
     Backend, BackendEvents, Error, LoadConfig, Result, WorkerStatus,
-    forward::ForwardBatch,
+    forward::{ForwardBatch, Tensor},
     step::{RecordKind, Step},
 };
 
 use crate::{
     client::{Client, MAX_IN_FLIGHT, closed, rss_bytes},
+    job_queue::JobQueue,
     python_thread::{self, Job},
+    tensors,
 };
 
 /// What an [`EmbeddedBackend`] loads, and from where.
@@ -42,7 +44,7 @@ enum BackendStage {
     New(Box<EmbeddedOptions>),
     Started {
         client: Arc<Client>,
-        jobs: Sender<Job>,
+        jobs: Arc<JobQueue<Job>>,
     },
     /// Closed before it was started.
     Over,
@@ -54,15 +56,18 @@ impl EmbeddedBackend {
         Self { stage: BackendStage::New(Box::new(options)) }
     }
 
-    fn send(&self, kind: RecordKind, id: u64, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+    fn send(&self, kind: RecordKind, id: u64, encode: impl FnOnce(&mut Vec<u8>) -> Result<Vec<Tensor>>) -> Result<()> {
         let BackendStage::Started { client, jobs } = &self.stage else { return Err(closed()) };
         let mut record = client.begin_step()?;
-        if let Err(error) = encode(&mut record) {
-            client.cancel_step(record);
-            return Err(error);
-        }
-        jobs.try_send(Job::Run { client: Arc::clone(client), kind, id, record }).map_err(|refused| {
-            if let Job::Run { record, .. } = refused.into_inner() {
+        let tensors = match encode(&mut record) {
+            Ok(tensors) => tensors,
+            Err(error) => {
+                client.cancel_step(record);
+                return Err(error);
+            }
+        };
+        jobs.push(Job::Run { client: Arc::clone(client), kind, id, record, tensors }).map_err(|refused| {
+            if let Job::Run { record, .. } = refused {
                 client.cancel_step(record);
             }
             no_room()
@@ -78,7 +83,7 @@ impl Backend for EmbeddedBackend {
         let options = EmbeddedOptions::clone(options);
         let client = python_thread::join(|id| Client::new(id, options, events))?;
         let Some(jobs) = python_thread::queue() else { return Err(Error::internal("the Python thread has no queue")) };
-        let opened = jobs.try_send(Job::Open(Arc::clone(&client)));
+        let opened = jobs.push(Job::Open(Arc::clone(&client)));
         self.stage = BackendStage::Started { client, jobs };
         opened.map_err(|_| no_room())
     }
@@ -86,12 +91,12 @@ impl Backend for EmbeddedBackend {
     fn submit(&mut self, step: &Step) -> Result<()> {
         self.send(RecordKind::Step, step.step_id, |record| {
             step.encode_into(record);
-            Ok(())
+            Ok(Vec::new())
         })
     }
 
     fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
-        self.send(RecordKind::Forward, batch.forward_id, |record| batch.encode_into(record))
+        self.send(RecordKind::Forward, batch.forward_id, |record| tensors::encode(batch, record))
     }
 
     fn max_in_flight(&self) -> usize {
@@ -128,7 +133,7 @@ impl Drop for EmbeddedBackend {
             client.forget();
             if begins {
                 let (done, _) = bounded(0);
-                let _ = jobs.try_send(Job::Close { client: Arc::clone(client), done });
+                let _ = jobs.push(Job::Close { client: Arc::clone(client), done });
             }
         }
     }
@@ -136,9 +141,9 @@ impl Drop for EmbeddedBackend {
 
 /// Asks for the unloading and has a thread wait for it, so that `Closed` comes when it is done, or at the time-out. A job that Python is
 /// busy with goes on; the unloading follows it.
-fn close(client: &Arc<Client>, jobs: &Sender<Job>, timeout: Duration) {
+fn close(client: &Arc<Client>, jobs: &JobQueue<Job>, timeout: Duration) {
     let (done, unloaded) = bounded::<()>(0);
-    if jobs.try_send(Job::Close { client: Arc::clone(client), done }).is_err() {
+    if jobs.push(Job::Close { client: Arc::clone(client), done }).is_err() {
         client.closed();
         return;
     }

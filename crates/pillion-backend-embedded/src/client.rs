@@ -4,7 +4,7 @@ use std::{
     fs,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
 };
 
@@ -23,6 +23,7 @@ pub(crate) const KEEP: usize = 4 << 20;
 
 /// How far a backend has come. Only forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+#[repr(u8)]
 pub(crate) enum State {
     Starting,
     Ready,
@@ -42,6 +43,9 @@ pub(crate) struct Client {
     events: BackendEvents,
     /// Held while an event is sent, so that nothing comes after `Closed`; sending never blocks.
     state: Mutex<State>,
+    /// The same, for who only looks. An answer wakes the engine while the Python thread still has the lock, and the engine's next step
+    /// must not wait for that.
+    seen: AtomicU8,
     in_flight: AtomicUsize,
     /// Buffers of steps that were answered.
     spare: Mutex<Vec<Vec<u8>>>,
@@ -54,21 +58,24 @@ impl Client {
             options,
             events,
             state: Mutex::new(State::Starting),
+            seen: AtomicU8::new(State::Starting as u8),
             in_flight: AtomicUsize::new(0),
             spare: Mutex::new(Vec::with_capacity(MAX_IN_FLIGHT)),
         }
     }
 
     pub(crate) fn is_closing(&self) -> bool {
-        *self.state() >= State::Closing
+        self.seen() >= State::Closing as u8
     }
 
     /// Takes a place for a step and a buffer to write it to.
     pub(crate) fn begin_step(&self) -> Result<Vec<u8>> {
-        match *self.state() {
-            State::Ready => {}
-            State::Closing | State::Closed => return Err(closed()),
-            State::Starting | State::Lost => return Err(Error::internal("a step came to a backend that is not ready")),
+        let seen = self.seen();
+        if seen >= State::Closing as u8 {
+            return Err(closed());
+        }
+        if seen != State::Ready as u8 {
+            return Err(Error::internal("a step came to a backend that is not ready"));
         }
         let taken =
             self.in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < MAX_IN_FLIGHT).then_some(n + 1));
@@ -113,7 +120,7 @@ impl Client {
             return;
         }
         if next > *state {
-            *state = next;
+            self.go(&mut state, next);
         }
         self.events.send(event);
     }
@@ -123,7 +130,7 @@ impl Client {
         let mut state = self.state();
         let begins = *state < State::Closing;
         if begins {
-            *state = State::Closing;
+            self.go(&mut state, State::Closing);
         }
         begins
     }
@@ -132,14 +139,14 @@ impl Client {
     pub(crate) fn closed(&self) {
         let mut state = self.state();
         if *state != State::Closed {
-            *state = State::Closed;
+            self.go(&mut state, State::Closed);
             self.events.send(BackendEvent::Closed);
         }
     }
 
     /// Ends the conversation without a word: the engine is gone.
     pub(crate) fn forget(&self) {
-        *self.state() = State::Closed;
+        self.go(&mut self.state(), State::Closed);
     }
 
     pub(crate) fn status(&self) -> WorkerStatus {
@@ -162,6 +169,15 @@ impl Client {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    fn seen(&self) -> u8 {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    fn go(&self, state: &mut State, next: State) {
+        *state = next;
+        self.seen.store(next as u8, Ordering::Release);
     }
 }
 

@@ -10,6 +10,7 @@ mod choose;
 mod client;
 mod discover;
 mod interpreter;
+mod job_queue;
 #[cfg(unix)]
 mod loader;
 #[cfg(not(unix))]
@@ -19,10 +20,11 @@ mod probe;
 mod python_thread;
 mod run_bounded;
 mod survey;
+mod tensors;
 
 pub use backend::{EmbeddedBackend, EmbeddedOptions};
 pub use discover::Source;
-pub use python_thread::{shutdown, test_panic};
+pub use python_thread::{shutdown, test_panic, time_calls};
 pub use survey::{CandidateReport, SurveyOptions, survey};
 
 /// The bridge's file name on this system; it lies beside the shared object that this crate is linked into.

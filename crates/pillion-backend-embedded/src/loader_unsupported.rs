@@ -7,7 +7,7 @@ use std::{
 
 use pillion_core::{Error, ErrorCode, Result};
 
-use crate::choose::Choice;
+use crate::{choose::Choice, tensors::Reserved};
 
 pub(crate) type LogHook = fn(u32, &str);
 
@@ -43,6 +43,10 @@ impl Bridge {
     }
 
     pub(crate) fn step(&self, _: u64, _: &[u8], _: &mut Vec<u8>) -> Result<()> {
+        match self.0 {}
+    }
+
+    pub(crate) fn forward(&self, _: u64, _: &[u8], _: &[&[u8]], _: &mut Reserved, _: &mut Vec<u8>) -> Result<()> {
         match self.0 {}
     }
 

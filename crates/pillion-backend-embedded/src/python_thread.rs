@@ -11,20 +11,22 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use pillion_core::{
     BackendEvent, Error, ErrorCode, LogLevel, LogSource, Result, Stage, VERSION, WorkerInfo,
-    forward::ForwardOutput,
+    forward::{ForwardOutput, Tensor},
     step::{self, RecordKind, StepOutput},
 };
 
 use crate::{
     client::{Client, KEEP, MAX_IN_FLIGHT, closed},
     interpreter::Interpreter,
+    job_queue::JobQueue,
     loader,
+    tensors::{Reserved, Spare},
 };
 
 /// The repr of a list 900 deep, which Python's recursion limit allows, overflows the usual 2 MiB.
@@ -41,18 +43,20 @@ pub(crate) enum Job {
     /// Start the interpreter if none runs, and load the client's model.
     Open(Arc<Client>),
     /// Run the record of a step or a forward.
-    Run { client: Arc<Client>, kind: RecordKind, id: u64, record: Vec<u8> },
+    Run { client: Arc<Client>, kind: RecordKind, id: u64, record: Vec<u8>, tensors: Vec<Tensor> },
     /// Unload the client's model. `done` is dropped when that is done.
     Close { client: Arc<Client>, done: Sender<()> },
     /// Run what Python runs at the end of a process, unless `cancelled` by then.
     Shutdown { cancelled: Arc<AtomicBool>, done: Sender<Result<()>> },
     /// Panic inside the bridge.
     TestPanic { done: Sender<Result<()>> },
+    /// Run a record again and again, with the model that was opened last.
+    TimeCalls { record: Vec<u8>, calls: usize, done: Sender<Result<Vec<Duration>>> },
 }
 
 /// The process's side of the thread.
 struct Process {
-    jobs: Option<Sender<Job>>,
+    jobs: Option<Arc<JobQueue<Job>>>,
     /// Backends that are open; the one that was served last comes last, and gets what Python says.
     clients: Vec<Arc<Client>>,
     next_id: u64,
@@ -71,7 +75,8 @@ pub(crate) fn join(new: impl FnOnce(u64) -> Client) -> Result<Arc<Client>> {
         .with_remedy("close an engine before loading another"));
     }
     if process.jobs.is_none() {
-        let (jobs, queue) = bounded(QUEUE);
+        let jobs = Arc::new(JobQueue::new(QUEUE));
+        let queue = Arc::clone(&jobs);
         let run = move || run(&queue);
         thread::Builder::new()
             .name("pillion-python".to_owned())
@@ -88,7 +93,7 @@ pub(crate) fn join(new: impl FnOnce(u64) -> Client) -> Result<Arc<Client>> {
 }
 
 /// The thread's queue, after [`join`].
-pub(crate) fn queue() -> Option<Sender<Job>> {
+pub(crate) fn queue() -> Option<Arc<JobQueue<Job>>> {
     process().jobs.clone()
 }
 
@@ -100,7 +105,7 @@ pub fn shutdown(timeout: Duration) -> bool {
     let Some(jobs) = queue() else { return true };
     let cancelled = Arc::new(AtomicBool::new(false));
     let (done, result) = bounded(1);
-    if jobs.try_send(Job::Shutdown { cancelled: Arc::clone(&cancelled), done }).is_err() {
+    if jobs.push(Job::Shutdown { cancelled: Arc::clone(&cancelled), done }).is_err() {
         return false;
     }
     let result = result.recv_timeout(timeout);
@@ -112,17 +117,29 @@ pub fn shutdown(timeout: Duration) -> bool {
 #[doc(hidden)]
 pub fn test_panic() -> Result<()> {
     let (done, result) = bounded(1);
-    let sent = queue().map(|jobs| jobs.try_send(Job::TestPanic { done }));
+    let sent = queue().map(|jobs| jobs.push(Job::TestPanic { done }));
     match (sent, result.recv()) {
         (Some(Ok(())), Ok(result)) => result,
         _ => Err(Error::internal("no Python thread took the job")),
     }
 }
 
-fn run(queue: &Receiver<Job>) {
+/// Runs a record so many times on the Python thread, with the model that was opened last, and gives each call's time: for the benchmark,
+/// which shows what of a step is the way to the thread and back.
+#[doc(hidden)]
+pub fn time_calls(record: &[u8], calls: usize) -> Result<Vec<Duration>> {
+    let (done, result) = bounded(1);
+    let sent = queue().map(|jobs| jobs.push(Job::TimeCalls { record: record.to_vec(), calls, done }));
+    match (sent, result.recv()) {
+        (Some(Ok(())), Ok(result)) => result,
+        _ => Err(Error::internal("no Python thread took the job")),
+    }
+}
+
+fn run(queue: &JobQueue<Job>) {
     let mut worker = Worker::default();
-    for job in queue {
-        worker.run(job);
+    loop {
+        worker.run(queue.take());
     }
 }
 
@@ -133,6 +150,7 @@ struct Worker {
     /// The bridge's handle of each client's model.
     handles: HashMap<u64, u64>,
     output: Vec<u8>,
+    spare: Arc<Spare>,
 }
 
 impl Worker {
@@ -143,12 +161,14 @@ impl Worker {
                 let result = guarded(|| self.open(&client)).map_err(|e| e.with_stage(Stage::Load));
                 client.loaded(result.map(Box::new));
             }
-            Job::Run { client, kind, id, record } => {
+            Job::Run { client, kind, id, record, tensors } => {
                 serve(&client);
                 let answer = guarded(|| {
-                    self.answer(&client, &record)?;
-                    read_answer(kind, id, &self.output)
+                    let mut reserved = Reserved::new(&self.spare);
+                    self.answer(&client, kind, &record, &tensors, &mut reserved)?;
+                    read_answer(kind, id, &self.output, &mut reserved)
                 });
+                drop(tensors);
                 client.end_step(answer.unwrap_or_else(|e| failed(kind, id, e.with_stage(Stage::Forward))), record);
                 self.output.shrink_to(KEEP);
             }
@@ -170,6 +190,9 @@ impl Worker {
                 let bridge = self.interpreter.bridge();
                 let _ = done.send(guarded(|| bridge.map_or(Ok(()), loader::Bridge::test_panic)));
             }
+            Job::TimeCalls { record, calls, done } => {
+                let _ = done.send(guarded(|| self.time_calls(&record, calls)));
+            }
         }
     }
 
@@ -190,14 +213,37 @@ impl Worker {
     }
 
     /// Leaves the answer's bytes in `output`.
-    fn answer(&mut self, client: &Client, record: &[u8]) -> Result<()> {
+    fn answer(
+        &mut self,
+        client: &Client,
+        kind: RecordKind,
+        record: &[u8],
+        tensors: &[Tensor],
+        reserved: &mut Reserved,
+    ) -> Result<()> {
         if client.is_closing() {
             return Err(closed());
         }
         let (Some(bridge), Some(handle)) = (self.interpreter.bridge(), self.handles.get(&client.id)) else {
             return Err(Error::internal("a step came to a model that is not loaded"));
         };
-        bridge.step(*handle, record, &mut self.output)
+        if kind != RecordKind::Forward {
+            return bridge.step(*handle, record, &mut self.output);
+        }
+        let tensors: Vec<&[u8]> = tensors.iter().filter_map(Tensor::as_bytes).collect();
+        bridge.forward(*handle, record, &tensors, reserved, &mut self.output)
+    }
+
+    fn time_calls(&mut self, record: &[u8], calls: usize) -> Result<Vec<Duration>> {
+        let (Some(bridge), Some(handle)) = (self.interpreter.bridge(), self.handles.values().max()) else {
+            return Err(Error::internal("no model is loaded"));
+        };
+        let time_call = |_| {
+            let begin = Instant::now();
+            bridge.step(*handle, record, &mut self.output)?;
+            Ok(begin.elapsed())
+        };
+        (0..calls).map(time_call).collect()
     }
 
     fn close(&mut self, client: &Client) -> Result<()> {
@@ -210,9 +256,9 @@ impl Worker {
     }
 }
 
-fn read_answer(kind: RecordKind, id: u64, bytes: &[u8]) -> Result<BackendEvent> {
+fn read_answer(kind: RecordKind, id: u64, bytes: &[u8], reserved: &mut Reserved) -> Result<BackendEvent> {
     let (event, answered) = if kind == RecordKind::Forward {
-        let output = ForwardOutput::decode(bytes)?;
+        let output = ForwardOutput::decode_placed(bytes, |place, len| reserved.find(place, len))?;
         let id = output.forward_id;
         (BackendEvent::ForwardDone(output), id)
     } else {

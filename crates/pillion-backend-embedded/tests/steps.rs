@@ -8,7 +8,7 @@ use std::{fs, path::Path, time::Duration};
 use pillion_backend_embedded::{EmbeddedBackend, shutdown, test_panic};
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, ErrorCode, Stage, VERSION,
-    forward::{ForwardBatch, ForwardItem},
+    forward::{Dtype, ForwardBatch, ForwardItem, Tensor},
     step::Step,
 };
 use serde_json::json;
@@ -78,6 +78,33 @@ fn a_class_of_the_users_is_asked_between_its_own_errors() {
         running.close();
         let error = running.backend.submit_forward(&batch(6, &["1"])).unwrap_err();
         assert_eq!(error.code(), ErrorCode::Closed);
+    });
+}
+
+#[test]
+fn large_tensors_come_and_go_and_what_a_model_keeps_of_them_never_changes() {
+    in_own_process("large_tensors_come_and_go_and_what_a_model_keeps_of_them_never_changes", || {
+        let mut running = Running::start_with(plain(), |options| real_class(options, "Keeper"));
+        running.ready();
+        let (len, mut held) = (300 << 10, Vec::new());
+        for id in 0..1000 {
+            let fill = (id % 251) as u8;
+            let tensor = Tensor::new(Dtype::Uint8, vec![len], vec![fill; len as usize]).unwrap();
+            let items = vec![ForwardItem { json: "null".to_owned(), tensors: vec![(None, tensor.clone())] }];
+            running.backend.submit_forward(&ForwardBatch { forward_id: id, items }).unwrap();
+            let output = running.forward_done();
+            assert_eq!(output.error, None);
+            let results = &output.results[0].as_ref().unwrap().tensors;
+            let named = |name: &str| &results.iter().find(|(n, _)| n.as_deref() == Some(name)).unwrap().1;
+            assert_eq!(*named("same"), tensor);
+            assert_eq!(named("strided").to_vec(), vec![fill; len as usize / 2]);
+            // Results that are held keep their memory.
+            if id < 5 {
+                held.push((named("same").clone(), fill));
+            }
+        }
+        assert!(held.iter().all(|(tensor, fill)| tensor.to_vec() == vec![*fill; len as usize]));
+        running.close();
     });
 }
 

@@ -10,14 +10,14 @@ use std::{
     },
 };
 
-use pillion_core::{Error, Result, Stage};
+use pillion_core::{Error, ErrorCode, Result, Stage, abi::Room};
 use pyo3::{
     prelude::*,
-    types::{PyBytes, PyCFunction, PyDict, PyString, PyTuple},
+    types::{PyBytes, PyCFunction, PyDict, PyList, PyString, PyTuple},
 };
 use serde::Deserialize;
 
-use crate::{errors, prelude};
+use crate::{errors, prelude, room::LentRoom};
 
 const MODULE: &str = "pillion._embedded";
 
@@ -29,6 +29,9 @@ struct Handler {
     object: Py<PyAny>,
     /// `object.step`, looked up once.
     step: Py<PyAny>,
+    /// `object.forward`, if it has one.
+    forward: Option<Py<PyAny>>,
+    room: LentRoom,
 }
 
 /// What the loader sends to [`boot`].
@@ -70,12 +73,17 @@ pub(crate) fn open(config: &str, progress: impl Fn(&str) + Send + Sync + 'static
         let object = py.import(MODULE)?.call_method1("open", (config, progress))?;
         let described = (|| {
             let info = object.call_method0("info")?.extract::<String>()?;
-            Ok::<_, PyErr>((info, object.getattr("step")?.unbind()))
+            let room = LentRoom::default();
+            let forward = object.getattr_opt("forward")?;
+            if forward.is_some() {
+                object.call_method1("use_room", (reserve(py, room.clone())?,))?;
+            }
+            Ok::<_, PyErr>((info, object.getattr("step")?.unbind(), forward.map(Bound::unbind), room))
         })();
         match described {
-            Ok((info, step)) => {
+            Ok((info, step, forward, room)) => {
                 let handle = NEXT_HANDLE.fetch_add(1, Ordering::Relaxed);
-                handlers().insert(handle, Handler { object: object.unbind(), step });
+                handlers().insert(handle, Handler { object: object.unbind(), step, forward, room });
                 Ok((handle, info))
             }
             Err(error) => {
@@ -99,12 +107,47 @@ pub(crate) fn step(handle: u64, record: &[u8], output: impl FnOnce(&[u8])) -> Re
             return Err(Error::internal(format!("no model has the handle {handle}")).into());
         };
         let answer = step.bind(py).call1((PyBytes::new(py, record),))?;
-        let bytes = answer.cast::<PyBytes>().map_err(|_| {
-            let got = answer.get_type().name().map_or_else(|_| "something else".into(), |n| n.to_string());
-            Error::internal(format!("the handler's step must give bytes, got {got}"))
-        })?;
-        output(bytes.as_bytes());
+        output(answer_bytes(&answer)?);
         Ok(())
+    })
+}
+
+/// Runs one forward record. What Python gets of `tensors` is its own: they are copied once, and live as long as anybody views them.
+pub(crate) fn forward(
+    handle: u64,
+    record: &[u8],
+    tensors: &[&[u8]],
+    room: Room,
+    output: impl FnOnce(&[u8]),
+) -> Result<()> {
+    attached(Stage::Forward, |py| {
+        let found = handlers().get(&handle).map(|h| (h.forward.as_ref().map(|f| f.clone_ref(py)), h.room.clone()));
+        let Some((forward, lent)) = found else {
+            return Err(Error::internal(format!("no model has the handle {handle}")).into());
+        };
+        let forward = forward.ok_or_else(|| Error::new(ErrorCode::Unsupported, "the handler runs steps only"))?;
+        let tensors = PyList::new(py, tensors.iter().map(|tensor| PyBytes::new(py, tensor)))?;
+        let lease = lent.lend(room);
+        let answer = forward.bind(py).call1((PyBytes::new(py, record), tensors))?;
+        drop(lease);
+        output(answer_bytes(&answer)?);
+        Ok(())
+    })
+}
+
+fn answer_bytes<'a>(answer: &'a Bound<'_, PyAny>) -> Result<&'a [u8]> {
+    let bytes = answer.cast::<PyBytes>().map_err(|_| {
+        let got = answer.get_type().name().map_or_else(|_| "something else".into(), |n| n.to_string());
+        Error::internal(format!("the handler's step must give bytes, got {got}"))
+    })?;
+    Ok(bytes.as_bytes())
+}
+
+/// The function by which `pillion._embedded` asks for memory.
+fn reserve(py: Python<'_>, room: LentRoom) -> PyResult<Bound<'_, PyCFunction>> {
+    PyCFunction::new_closure(py, None, None, move |args: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| {
+        let (len,) = args.extract::<(usize,)>()?;
+        room.view(args.py(), len)
     })
 }
 

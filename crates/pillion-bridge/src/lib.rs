@@ -7,6 +7,7 @@
 mod errors;
 mod handlers;
 mod prelude;
+mod room;
 mod table;
 
 /// The extension module `pillion_bridge`.

@@ -13,7 +13,7 @@ use std::{
 
 use pillion_core::{
     Error, Result,
-    abi::{self, Bytes, FAILED, Hooks, OK, Sink, Table},
+    abi::{self, Bytes, FAILED, Hooks, OK, Pieces, Room, Sink, Table},
 };
 
 use crate::handlers;
@@ -24,8 +24,17 @@ extern "C" fn pillion_bridge_table() -> *const Table {
     &raw const TABLE
 }
 
-static TABLE: Table =
-    Table { version: abi::VERSION, size: size_of::<Table>() as u32, boot, open, step, close, shutdown, test_panic };
+static TABLE: Table = Table {
+    version: abi::VERSION,
+    size: size_of::<Table>() as u32,
+    boot,
+    open,
+    step,
+    forward,
+    close,
+    shutdown,
+    test_panic,
+};
 
 extern "C" fn boot(config: Bytes, hooks: Hooks, out: Sink) -> i32 {
     answer(out, || {
@@ -51,6 +60,13 @@ extern "C" fn open(config: Bytes, progress: Sink, handle: *mut u64, out: Sink) -
 
 extern "C" fn step(handle: u64, record: Bytes, out: Sink) -> i32 {
     answer(out, || handlers::step(handle, slice(&record), |output| write(out, output)))
+}
+
+extern "C" fn forward(handle: u64, record: Bytes, tensors: Pieces, room: Room, out: Sink) -> i32 {
+    answer(out, || {
+        let tensors: Vec<&[u8]> = pieces(&tensors).iter().map(slice).collect();
+        handlers::forward(handle, slice(&record), &tensors, room, |output| write(out, output))
+    })
 }
 
 extern "C" fn close(handle: u64, out: Sink) -> i32 {
@@ -86,6 +102,14 @@ fn slice(bytes: &Bytes) -> &[u8] {
     }
     // SAFETY: the caller lends `len` bytes for the time of the call, and the borrow of its own argument is no longer than that.
     unsafe { std::slice::from_raw_parts(bytes.ptr, bytes.len) }
+}
+
+fn pieces(pieces: &Pieces) -> &[Bytes] {
+    if pieces.len == 0 {
+        return &[];
+    }
+    // SAFETY: the caller lends `len` pieces for the time of the call, and the borrow of its own argument is no longer than that.
+    unsafe { std::slice::from_raw_parts(pieces.ptr, pieces.len) }
 }
 
 fn text(bytes: &Bytes) -> Result<&str> {

@@ -6,7 +6,7 @@
 use std::ffi::c_void;
 
 /// Changes whenever the table does.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The symbol that the bridge exports: `extern "C" fn() -> *const Table`.
 pub const SYMBOL: &str = "pillion_bridge_table";
 
@@ -42,6 +42,33 @@ pub struct Sink {
     pub write: extern "C" fn(ctx: *mut c_void, bytes: Bytes),
 }
 
+/// Several pieces of memory, lent for the time of a call.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Pieces {
+    /// May be null if `len` is 0.
+    pub ptr: *const Bytes,
+    /// How many.
+    pub len: usize,
+}
+
+impl Pieces {
+    /// Lends a slice of pieces.
+    pub fn of(slice: &[Bytes]) -> Self {
+        Self { ptr: slice.as_ptr(), len: slice.len() }
+    }
+}
+
+/// Memory of the loader's for what a forward gives beside its record.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Handed to `reserve`.
+    pub ctx: *mut c_void,
+    /// Gives initialised memory of so many bytes to write to until the entry returns, or null. The first is place 1 of the output record.
+    pub reserve: extern "C" fn(ctx: *mut c_void, len: usize) -> *mut u8,
+}
+
 /// What Python may say at any time, from any Python thread, while the interpreter lives.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +96,9 @@ pub struct Table {
     pub open: extern "C" fn(config: Bytes, progress: Sink, handle: *mut u64, out: Sink) -> i32,
     /// Runs one step record and writes its output record.
     pub step: extern "C" fn(handle: u64, record: Bytes, out: Sink) -> i32,
+    /// Runs one forward record and writes its output record. `tensors` are those in the record's places, from place 1 on; large tensors of
+    /// the results are written to `room`.
+    pub forward: extern "C" fn(handle: u64, record: Bytes, tensors: Pieces, room: Room, out: Sink) -> i32,
     /// Unloads a model and frees its memory. An unknown handle is fine.
     pub close: extern "C" fn(handle: u64, out: Sink) -> i32,
     /// Runs `atexit` functions and flushes; the interpreter itself is never finalized.

@@ -111,7 +111,8 @@ pub struct Tensor {
 
 #[derive(Clone, Debug)]
 enum Data {
-    Owned(Vec<u8>),
+    /// Shared, so that a tensor can be handed on without its bytes.
+    Owned(Arc<Vec<u8>>),
     Lent(Arc<dyn TensorMemory>),
 }
 
@@ -155,7 +156,7 @@ impl Tensor {
             let message = format!("a tensor of {name} and shape {shape:?} cannot have {len} bytes");
             return Err(Error::new(ErrorCode::InvalidArgument, message));
         }
-        Ok(Self { dtype, shape, data: Data::Owned(data) })
+        Ok(Self { dtype, shape, data: Data::Owned(Arc::new(data)) })
     }
 
     /// What its elements are.
@@ -437,7 +438,7 @@ fn read_tensor(
     let len = byte_len(dtype, &shape).ok_or_else(outside)?;
     let data = if number == 0 {
         let end = (offset as usize).checked_add(len).ok_or_else(outside)?;
-        Data::Owned(data.get(offset as usize..end).ok_or_else(outside)?.to_vec())
+        Data::Owned(Arc::new(data.get(offset as usize..end).ok_or_else(outside)?.to_vec()))
     } else {
         let memory = find(Place { number, offset }, len).filter(|memory| memory.len() == len);
         Data::Lent(memory.ok_or_else(outside)?)

@@ -13,7 +13,7 @@ from pillion.errors import PackageMissingError, StepRecordError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["as_array", "dtype_name", "input_array", "input_memory", "output_tensor", "plain"]
+__all__ = ["as_array", "copy_array", "dtype_name", "input_array", "input_memory", "output_tensor", "plain"]
 
 DTYPES_BY_NAME = dict(DTYPES.values())
 """Bytes of an element."""
@@ -44,7 +44,8 @@ def input_array(memory: memoryview, tensor: Tensor) -> NDArray[Any]:
         nothing: NDArray[Any] = np.empty(tensor.shape, dtype=tensor.dtype)
         nothing.flags.writeable = False
         return nothing
-    return np.frombuffer(memory, dtype=tensor.dtype).reshape(tensor.shape)
+    flat = np.frombuffer(memory, dtype=tensor.dtype)
+    return flat if len(tensor.shape) == 1 else flat.reshape(tensor.shape)
 
 
 def as_array(value: Any) -> NDArray[Any] | None:
@@ -87,6 +88,20 @@ def output_tensor(array: NDArray[Any], pool: Pool | None) -> tuple[str, tuple[in
     # Also big-endian and strided ones.
     flat: Any = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
     return name, array.shape, memoryview(flat.view(np.uint8))
+
+
+def copy_array(memory: Any, offset: int, array: NDArray[Any]) -> None:
+    """Copies an array into writable memory, in C order and little-endian. No view of the memory is left."""
+    if array.flags.c_contiguous and array.dtype.isnative:
+        source: Any = array
+        memory[offset : offset + array.nbytes] = memoryview(source).cast("B")
+        return
+    import numpy as np
+
+    dtype = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("<")
+    target = np.frombuffer(memory, dtype=dtype, count=array.size, offset=offset)
+    # Also strided and big-endian ones, in one go.
+    np.copyto(target.reshape(array.shape), array)
 
 
 def plain(value: Any) -> Any:

@@ -23,7 +23,8 @@ from typing import Any, Final, Protocol
 import pillion
 from pillion import _forward, _step
 from pillion.errors import PillionError, StepRecordError, UnsupportedError, error_json
-from pillion.transports._grpcio import grpc
+from pillion.transports._grpc_stream import OwnStream, StreamCall
+from pillion.transports._grpcio import DecodeError, grpc
 from pillion.transports._messages import MESSAGES, record_of_step, step_output_of_record
 
 __all__ = ["OLDEST_PROTOCOL", "PROTOCOL", "GrpcServer", "Served", "negotiate"]
@@ -52,6 +53,8 @@ _NONE: Final = bytes(4)
 # The kind in the header of a record that answers a forward record.
 _KIND: Final = slice(6, 8)
 _FORWARD_OUTPUT: Final = b"\x04\x00"
+# Field 2 of a message of the stream, the same in both directions: a record.
+_RECORD_FIELD: Final = b"\x12"
 _STATES: Final = {"loading": 1, "ready": 2, "closing": 3}
 
 log = logging.getLogger("pillion")
@@ -86,7 +89,7 @@ class GrpcServer:
         self._steps = 0
         self._slots: set[int] = set()
         self._lock = threading.Lock()
-        self._stream: threading.Event | None = None
+        self._stream: StreamCall | _StreamEnd | None = None
         pool = futures.ThreadPoolExecutor(_THREADS, thread_name_prefix="pillion-grpc")
         options = [
             ("grpc.max_receive_message_length", max_record_bytes + _SLACK),
@@ -106,7 +109,12 @@ class GrpcServer:
             raise PillionError("bridge_unavailable", f"cannot listen on {path}: {error}") from error
         finally:
             os.umask(mask)
+        self._own_stream = OwnStream.create(
+            self._server, f"/{_SERVICE}/Steps", lambda call: self._main.start(self._run_call, call)
+        )
         self._server.start()
+        if self._own_stream is not None:
+            self._own_stream.start()
 
     def publish(self, handler: Served) -> None:
         """The model is loaded: steps may come."""
@@ -160,9 +168,8 @@ class GrpcServer:
                 "FilterBatch": unary(self._filter_batch, "Step", "StepOutput"),
                 "ClearCache": unary(self._clear_cache, "ClearCacheRequest", "ClearCacheReply"),
                 "Forward": unary(self._forward, "ForwardRecord", "ForwardRecord"),
-                "Steps": grpc.stream_stream_rpc_method_handler(
-                    steps, MESSAGES["StepsRequest"].FromString, MESSAGES["StepsReply"].SerializeToString
-                ),
+                # Its messages are read and written here, not by grpcio.
+                "Steps": grpc.stream_stream_rpc_method_handler(steps),
             },
         )
 
@@ -248,32 +255,57 @@ class GrpcServer:
         data = json.loads(step_output_of_record(record).error)
         raise PillionError(data["code"], data["message"])
 
-    def _stream_steps(self, requests: Iterator[Any], context: Any) -> Iterator[Any]:
-        over = threading.Event()
+    def _run_call(self, call: StreamCall) -> None:
+        """The stream, on the main thread."""
+        with self._lock:
+            self._stream = call
+        try:
+            call.run(self._reply_to, self._give_up)
+        finally:
+            call.over.set()
+            if self._ends_with_stream:
+                self._main.stop()
+
+    def _give_up(self, error: Exception) -> tuple[Any, bytes]:
+        log.error("the stream of steps is given up: %s", error)
+        return _refusal(error)
+
+    def _reply_to(self, message: bytes) -> bytes:
+        """Runs the step that a message of the stream asks for, on this thread."""
+        record = _framed_record(message)
+        is_typed = record is None
+        if record is None:
+            record = _record_of(message)
+        # In the way of every step, in caches that gRPC has emptied: a call here costs microseconds.
+        if record[_NUM_FREED] != _NONE or record[_NUM_NEW] != _NONE:
+            self._note_slots(record)
+        assert self._handler is not None
+        try:
+            answer = self._handler.step(record)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            answer = _failed(record, error)
+        if len(answer) > self._max_bytes:
+            answer = self._too_long(record, answer)
+        self._steps += 1
+        if is_typed:
+            reply: bytes = _reply(step=step_output_of_record(answer)).SerializeToString()
+            return reply
+        return _frame(len(answer)) + answer
+
+    def _stream_steps(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
+        """The stream, where it goes the public way."""
+        end = _StreamEnd()
+        over = end.over
         if not context.add_callback(over.set):
             return
-        self._claim(over)
+        with self._lock:
+            self._stream = end
         # The other side waits for it before it says that it is ready.
         context.send_initial_metadata(())
-        step = self._here()
-        max_bytes, note, failed, reply = self._max_bytes, self._note_slots, _failed, _reply
+        reply_to = self._reply_to if self._main.is_here() else lambda message: self._main.run(self._reply_to, message)
         try:
-            # In the way of every step, in caches that gRPC has emptied: a call here costs microseconds.
-            for request in requests:
-                record = request.record
-                is_typed = not record
-                if is_typed:
-                    record = _record_of(request)
-                if record[_NUM_FREED] != _NONE or record[_NUM_NEW] != _NONE:
-                    note(record)
-                try:
-                    answer = step(record)
-                except (Exception, SystemExit, KeyboardInterrupt) as error:
-                    answer = failed(record, error)
-                if len(answer) > max_bytes:
-                    answer = self._too_long(record, answer)
-                self._steps += 1
-                yield reply(step=step_output_of_record(answer)) if is_typed else reply(record=answer)
+            for message in requests:
+                yield reply_to(message)
         except grpc.RpcError:
             # The engine has gone.
             return
@@ -285,17 +317,13 @@ class GrpcServer:
             if self._ends_with_stream:
                 self._main.stop()
 
-    def _claim(self, over: threading.Event) -> None:
-        with self._lock:
-            self._stream = over
-
     def _alone(self, call: Callable[[], Any], context: Any) -> Any:
         """Runs a call between streams, since two who give steps would not know of each other's slots."""
         if self._handler is None:
             raise PillionError("worker_lost", "the model is still being loaded", remedy="call Info and let it wait")
         with self._lock:
             stream = self._stream
-        if stream is not None and not stream.wait(_STREAM_END):
+        if stream is not None and not _is_over(stream):
             raise PillionError(
                 "bridge_unavailable",
                 "the worker is driven by another engine",
@@ -319,12 +347,6 @@ class GrpcServer:
         self._steps += 1
         return answer if len(answer) <= self._max_bytes else self._too_long(record, answer)
 
-    def _here(self) -> Callable[[bytes], bytes]:
-        """The handler's step, to be called from this thread."""
-        assert self._handler is not None
-        step = self._handler.step
-        return step if self._main.is_here() else lambda record: bytes(self._main.run(step, record))
-
     def _note_slots(self, record: bytes) -> None:
         """Keeps count for `ClearCache`. What cannot be read is the handler's to say."""
         with contextlib.suppress(PillionError):
@@ -335,6 +357,16 @@ class GrpcServer:
     def _too_long(self, record: bytes, answer: bytes) -> bytes:
         message = f"an answer of {len(answer)} bytes is longer than the {self._max_bytes} that a message takes"
         return _failed(record, UnsupportedError(message))
+
+
+class _StreamEnd:
+    """The end of a stream that goes the public way, which tells of it by itself."""
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def look(self) -> None:
+        """Nothing to look for."""
 
 
 class _MainThread(futures.ThreadPoolExecutor):
@@ -350,6 +382,10 @@ class _MainThread(futures.ThreadPoolExecutor):
         future: futures.Future[Any] = futures.Future()
         self._jobs.put((future, lambda: fn(*args, **kwargs)))
         return future
+
+    def start(self, call: Callable[..., Any], *args: Any) -> None:
+        """Has the call run there in its turn; nobody waits for what comes of it."""
+        self.submit(call, *args)
 
     def run(self, call: Callable[..., Any], *args: Any, timeout: float | None = None) -> Any:
         """Runs the call there, or here if this is that thread, and gives what it gives."""
@@ -452,17 +488,63 @@ def _typed(call: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def _refuse(context: Any, error: Exception) -> None:
+    metadata, details = _refusal(error)
+    context.set_trailing_metadata(metadata)
+    context.abort(grpc.StatusCode.FAILED_PRECONDITION, details.decode("ascii"))
+
+
+def _refusal(error: Exception) -> tuple[Any, bytes]:
+    """Trailing metadata and details of a status that says what went wrong."""
     data = json.loads(error_json(error, "load"))
     data["message"] = data["message"][:_MAX_QUOTED]
     data["python"]["traceback"] = data["python"]["traceback"][-_MAX_QUOTED:]
     if isinstance(error, PillionError):
         # It is no exception of the user's code.
         del data["python"]
-    context.set_trailing_metadata(((ERROR_KEY, json.dumps(data).encode()),))
-    context.abort(grpc.StatusCode.FAILED_PRECONDITION, data["message"].encode("ascii", "replace").decode())
+    return ((ERROR_KEY, json.dumps(data).encode()),), data["message"].encode("ascii", "replace")
 
 
-def _record_of(request: Any) -> bytes:
+def _framed_record(message: bytes) -> bytes | None:
+    """The record in a message of the stream that has nothing else; `None` if it is another one."""
+    if message[:1] != _RECORD_FIELD:
+        return None
+    at, length, shift = 1, 0, 0
+    for byte in message[1:6]:
+        at += 1
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return message[at:] if length and at + length == len(message) else None
+        shift += 7
+    return None
+
+
+def _frame(length: int) -> bytes:
+    """What stands before a record of so many bytes in a message of the stream."""
+    frame = bytearray(_RECORD_FIELD)
+    while length > 0x7F:
+        frame.append(length & 0x7F | 0x80)
+        length >>= 7
+    frame.append(length)
+    return bytes(frame)
+
+
+def _is_over(stream: StreamCall | _StreamEnd) -> bool:
+    """Whether a stream has ended, or does so soon."""
+    stream.look()
+    if stream.over.wait(_STREAM_END):
+        return True
+    stream.look()
+    return stream.over.is_set()
+
+
+def _record_of(message: bytes) -> bytes:
+    try:
+        request = MESSAGES["StepsRequest"].FromString(message)
+    except DecodeError as error:
+        raise StepRecordError(f"a message of the stream cannot be read: {error}") from error
+    if request.record:
+        record: bytes = request.record
+        return record
     if not request.HasField("step"):
         raise StepRecordError("a message of the stream has neither a step nor a record")
     return record_of_step(request.step)

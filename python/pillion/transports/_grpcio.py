@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pillion.errors import PackageMissingError
 
-__all__ = ["grpc"]
+__all__ = ["DecodeError", "grpc"]
 
 
 def _import() -> Any:
@@ -27,3 +27,6 @@ def _import() -> Any:
 
 grpc: Final = _import()
 """The module."""
+
+DecodeError: Final[Any] = importlib.import_module("google.protobuf.message").DecodeError
+"""What reading a message raises."""

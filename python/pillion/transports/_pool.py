@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from pillion._forward import Placed
 from pillion.errors import StepRecordError
+from pillion.runners._arrays import copy_array
 
 __all__ = ["PoolShape", "TensorPool"]
 
@@ -93,13 +94,7 @@ class TensorPool:
         if found is None:
             return None
         index, place, offset = found
-        import numpy as np
-
-        start = _HEADER_LEN + offset
-        dtype = array.dtype if array.dtype.isnative else array.dtype.newbyteorder("<")
-        target = np.frombuffer(self._results, dtype=dtype, count=array.size, offset=start)
-        # Also strided and big-endian ones, in one go.
-        np.copyto(target.reshape(array.shape), array)
+        copy_array(self._results, _HEADER_LEN + offset, array)
         _WORD.pack_into(self._results, _WORD.size * (place - 1), 1)
         self._taken.insert(index, (place, offset, array.nbytes))
         self._unsent.append(place)
@@ -123,14 +118,18 @@ class TensorPool:
                 mapped.close()
 
     def _free(self, place: int) -> None:
-        # Nobody is left to be told once the map is closed.
-        with contextlib.suppress(ValueError):
+        try:
             _WORD.pack_into(self._inputs, _WORD.size * (place - 1), 0)
+        except ValueError:
+            # Nobody is left to be told once the map is closed. (For each tensor: `suppress` costs more than the rest.)
+            return
 
     def _room(self, length: int) -> tuple[int, int, int] | None:
         """Before which extent there is room, the place and the offset."""
         word = _WORD.unpack_from
         self._taken = [taken for taken in self._taken if word(self._results, _WORD.size * (taken[0] - 1))[0]]
+        if not self._taken:
+            return (0, 1, 0) if length <= self._shape.bytes else None
         used = {place for place, _, _ in self._taken}
         place = next((place for place in range(1, self._shape.places + 1) if place not in used), None)
         if place is None:

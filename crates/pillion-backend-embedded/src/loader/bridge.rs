@@ -12,10 +12,11 @@ use libc::{RTLD_LOCAL, RTLD_NOW};
 use libloading::os::unix::Library;
 use pillion_core::{
     Error, ErrorCode, Result,
-    abi::{self, Bytes, Hooks, Sink, Table, TableFn},
+    abi::{self, Bytes, Hooks, Pieces, Room, Sink, Table, TableFn},
 };
 
 use super::{reason, require_file};
+use crate::tensors::Reserved;
 
 /// Takes what Python says: level and text. From any Python thread, for as long as the process lives.
 pub(crate) type LogHook = fn(u32, &str);
@@ -80,6 +81,22 @@ impl Bridge {
         collect(output, |out| (self.table.step)(handle, Bytes::of(record), out)).map(|_| ())
     }
 
+    /// Runs a forward record, whose places are `tensors`; its output record is written over whatever `output` held, and large tensors of
+    /// the results to `reserved`.
+    pub(crate) fn forward(
+        &self,
+        handle: u64,
+        record: &[u8],
+        tensors: &[&[u8]],
+        reserved: &mut Reserved,
+        output: &mut Vec<u8>,
+    ) -> Result<()> {
+        let tensors: Vec<Bytes> = tensors.iter().map(|tensor| Bytes::of(tensor)).collect();
+        let room = Room { ctx: (&raw mut *reserved).cast(), reserve };
+        let pieces = Pieces::of(&tensors);
+        collect(output, |out| (self.table.forward)(handle, Bytes::of(record), pieces, room, out)).map(|_| ())
+    }
+
     /// Unloads a model.
     pub(crate) fn close_model(&self, handle: u64) -> Result<()> {
         collect(&mut Vec::new(), |out| (self.table.close)(handle, out)).map(|_| ())
@@ -116,6 +133,14 @@ extern "C" fn append(ctx: *mut c_void, bytes: Bytes) {
     // SAFETY: `ctx` is the `Vec` of `collect`, which waits for the entry and lends it to nobody else.
     let output = unsafe { &mut *ctx.cast::<Vec<u8>>() };
     output.extend_from_slice(lent(&bytes));
+}
+
+extern "C" fn reserve(ctx: *mut c_void, len: usize) -> *mut u8 {
+    // SAFETY: `ctx` is the `Reserved` of `forward`, which waits for the entry and lends it to nobody else.
+    let reserved = unsafe { &mut *ctx.cast::<Reserved>() };
+    let memory = catch_unwind(AssertUnwindSafe(|| reserved.reserve(len).as_mut_ptr()));
+    // The panic was reported by the hook; for Python there is no room.
+    memory.unwrap_or(std::ptr::null_mut())
 }
 
 extern "C" fn forward_progress(ctx: *mut c_void, bytes: Bytes) {

@@ -1,0 +1,284 @@
+//! A backend driven as the engine drives it, without an engine.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use pillion_backend_embedded::{EmbeddedBackend, EmbeddedOptions};
+use pillion_backend_worker::{RestartOptions, Transport, WorkerBackend, WorkerOptions};
+use pillion_core::{
+    Backend, BackendEvent, BackendEvents, Error, LoadConfig, LoadLimits, LogLevel, ModelSource, Result,
+    forward::{ForwardBatch, ForwardOutput},
+    step::{ROW_SAMPLE, Row, Step, StepOutput},
+};
+use serde_json::Value;
+
+/// Rows of a step.
+pub const ROWS: u32 = 32;
+
+/// The ways to Python.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bridge {
+    /// In this process.
+    Embedded,
+    /// A worker over shared memory.
+    Shm,
+    /// A worker over gRPC.
+    Grpc,
+}
+
+impl Bridge {
+    /// All, in the order of the tables.
+    pub const ALL: [Self; 3] = [Self::Embedded, Self::Shm, Self::Grpc];
+
+    /// The name in options and tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Shm => "shm",
+            Self::Grpc => "grpc",
+        }
+    }
+
+    /// The bridge of a name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|bridge| bridge.name() == name)
+    }
+}
+
+/// What is measured with.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The interpreter.
+    pub python: PathBuf,
+    /// The repository.
+    pub root: PathBuf,
+    /// The bridge's library.
+    pub library: PathBuf,
+    /// What the stub finds in its options.
+    pub stub: Value,
+}
+
+impl Setup {
+    /// From the JSON that `bench.mts` gives.
+    pub fn parse(json: &Value) -> Result<Self> {
+        let path = |name: &str| {
+            let text = json[name].as_str();
+            text.map(PathBuf::from).ok_or_else(|| Error::invalid(name, "a path", &json[name]))
+        };
+        Ok(Self { python: path("python")?, root: path("root")?, library: path("library")?, stub: json["stub"].clone() })
+    }
+
+    /// The stub of `stub.py`.
+    pub fn stub_model(&self) -> ModelSource {
+        let file = self.root.join("benchmark/bridge/stub.py");
+        ModelSource::Class { spec: format!("{}:Stub", file.display()), options: self.stub.clone() }
+    }
+
+    /// A backend that nobody has started yet.
+    pub fn backend(&self, bridge: Bridge, model: ModelSource) -> Box<dyn Backend> {
+        let limits = LoadLimits { max_context: None, max_batch_tokens: 4096, max_running: 64, kv_cache_bytes: None };
+        let load = LoadConfig { model, device: None, dtype: Some("float32".to_owned()), num_threads: cores(), limits };
+        let python_path = vec![self.root.join("python")];
+        let transport = match bridge {
+            Bridge::Embedded => {
+                return Box::new(EmbeddedBackend::new(EmbeddedOptions {
+                    python: self.python.to_str().map(str::to_owned),
+                    python_path,
+                    load,
+                    bridge_library: Some(self.library.clone()),
+                }));
+            }
+            Bridge::Shm => Transport::Shm,
+            Bridge::Grpc => Transport::Grpc,
+        };
+        let mut options = WorkerOptions::new(self.python.clone(), python_path, load);
+        options.transport = transport;
+        // A worker is killed again and again here, and that is no reason to give up.
+        options.supervise.restart =
+            RestartOptions { max_restarts: u32::MAX, backoff_min: Duration::ZERO, ..RestartOptions::default() };
+        Box::new(WorkerBackend::new(options))
+    }
+}
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
+}
+
+/// What a backend says, on its way to the thread that waits for it. It sleeps at once when there is nothing: a channel that first looks
+/// again and again would take the processor from the other side.
+struct Inbox {
+    events: Mutex<VecDeque<BackendEvent>>,
+    reader: Thread,
+}
+
+impl Inbox {
+    fn put(&self, event: BackendEvent) {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
+        self.reader.unpark();
+    }
+
+    /// Every end that a backend can come to is an event too, so this has none of its own: a timer would be part of each step.
+    fn take(&self) -> BackendEvent {
+        loop {
+            if let Some(event) = self.pop() {
+                return event;
+            }
+            // As the engine's channel does.
+            thread::yield_now();
+            if let Some(event) = self.pop() {
+                return event;
+            }
+            thread::park();
+        }
+    }
+
+    fn pop(&self) -> Option<BackendEvent> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+/// The times of so many wake-ups of another thread and back: the part of a round trip that is the system's.
+pub fn time_wake_ups(calls: usize) -> Vec<Duration> {
+    let turn = Arc::new(AtomicBool::new(false));
+    let (ours, other_turn) = (thread::current(), Arc::clone(&turn));
+    let other = thread::spawn(move || {
+        for _ in 0..calls {
+            wait_for(&other_turn, true);
+            other_turn.store(false, Ordering::Release);
+            ours.unpark();
+        }
+    });
+    let wake = |_| {
+        let begin = Instant::now();
+        turn.store(true, Ordering::Release);
+        other.thread().unpark();
+        wait_for(&turn, false);
+        begin.elapsed()
+    };
+    let times = (0..calls).map(wake).collect();
+    // It has done its part, or has panicked, and then nothing waits for it.
+    let _ = other.join();
+    times
+}
+
+fn wait_for(turn: &AtomicBool, wanted: bool) {
+    while turn.load(Ordering::Acquire) != wanted {
+        thread::park();
+    }
+}
+
+/// A backend that is ready, and what it says, to the thread that opened it.
+pub struct Driver {
+    pub backend: Box<dyn Backend>,
+    inbox: Arc<Inbox>,
+    /// The worker's process.
+    pub pid: u32,
+}
+
+impl Driver {
+    /// Waits until it is ready.
+    pub fn open(setup: &Setup, bridge: Bridge) -> Result<Self> {
+        let inbox = Arc::new(Inbox { events: Mutex::default(), reader: thread::current() });
+        let mut backend = setup.backend(bridge, setup.stub_model());
+        let into = Arc::clone(&inbox);
+        backend.start(BackendEvents::new(move |event| into.put(event)))?;
+        let mut driver = Self { backend, inbox, pid: 0 };
+        match driver.next()? {
+            BackendEvent::Ready(info) => driver.pid = info.pid,
+            other => return Err(unexpected(&other)),
+        }
+        Ok(driver)
+    }
+
+    fn next(&self) -> Result<BackendEvent> {
+        loop {
+            match self.inbox.take() {
+                BackendEvent::Progress(_) => {}
+                BackendEvent::Log(record) if record.level >= LogLevel::Warn => eprintln!("{}", record.message),
+                BackendEvent::Log(_) => {}
+                BackendEvent::LoadFailed(error) | BackendEvent::WorkerLost(error) => return Err(error),
+                event => return Ok(event),
+            }
+        }
+    }
+
+    /// The answer to the oldest step.
+    pub fn answer(&self) -> Result<StepOutput> {
+        match self.next()? {
+            BackendEvent::StepDone(StepOutput { error: Some(error), .. }) => Err(error),
+            BackendEvent::StepDone(output) => Ok(output),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Submits and waits.
+    pub fn step(&mut self, step: &Step) -> Result<StepOutput> {
+        self.backend.submit(step)?;
+        self.answer()
+    }
+
+    /// Submits and waits.
+    pub fn forward(&mut self, batch: &ForwardBatch) -> Result<ForwardOutput> {
+        self.backend.submit_forward(batch)?;
+        match self.next()? {
+            BackendEvent::ForwardDone(ForwardOutput { error: Some(error), .. }) => Err(error),
+            BackendEvent::ForwardDone(output) => Ok(output),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The times of so many steps, one after the other.
+    pub fn time_steps(&mut self, calls: usize) -> Result<Vec<Duration>> {
+        let mut step = decode_step();
+        let mut times = Vec::with_capacity(calls);
+        for _ in 0..calls {
+            step.step_id += 1;
+            let begin = Instant::now();
+            let output = self.step(&step)?;
+            times.push(begin.elapsed());
+            check(&step, &output)?;
+        }
+        Ok(times)
+    }
+
+    /// Ends it and waits for that.
+    pub fn close(mut self) -> Result<()> {
+        self.backend.close(Duration::from_secs(10));
+        while !matches!(self.next()?, BackendEvent::Closed) {}
+        Ok(())
+    }
+}
+
+/// A step in which 32 sequences go on by a token.
+pub fn decode_step() -> Step {
+    let row = |slot| Row { slot, start: 100, count: 1, flags: ROW_SAMPLE };
+    Step { rows: (0..ROWS).map(row).collect(), ..Step::default() }
+}
+
+/// The stub answers with the slots.
+pub fn check(step: &Step, output: &StepOutput) -> Result<()> {
+    let wanted = step.rows.iter().map(|row| row.slot);
+    if output.step_id == step.step_id && output.tokens.iter().copied().eq(wanted) {
+        return Ok(());
+    }
+    Err(Error::internal(format!("a wrong answer: {output:?}")))
+}
+
+/// Bytes of memory that a process has, 0 if it has gone.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let statm = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("statm")).unwrap_or_default();
+    let pages: Option<u64> = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+fn unexpected(event: &BackendEvent) -> Error {
+    Error::internal(format!("unexpected: {event:?}"))
+}

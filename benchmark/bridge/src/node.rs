@@ -1,0 +1,84 @@
+//! The way from JS to a backend and back, as the addon of the package goes it: a call that copies the rows, one wake-up, and a call
+//! that fetches what came as flat arrays.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+};
+
+use napi::{
+    Env,
+    bindgen_prelude::{Function, Uint32Array, Uint32ArraySlice},
+    threadsafe_function::ThreadsafeFunctionCallMode,
+};
+use napi_derive::napi;
+use pillion_core::{
+    Backend, BackendEvent, BackendEvents, Error,
+    step::{Row, Step, StepOutput},
+};
+
+use crate::drive::{Bridge, Setup};
+
+/// One backend.
+#[napi]
+pub struct Probe {
+    backend: Box<dyn Backend>,
+    step: Step,
+    answers: Arc<Mutex<VecDeque<StepOutput>>>,
+}
+
+#[napi]
+impl Probe {
+    /// Waits until it is ready. `wake` is called when there is something to `take`.
+    #[napi(constructor)]
+    pub fn new(bridge: String, setup: String, wake: Function<'_, (), ()>) -> napi::Result<Self> {
+        let bridge = Bridge::named(&bridge).ok_or_else(|| napi::Error::from_reason(format!("no bridge {bridge}")))?;
+        let setup = serde_json::from_str(&setup).map_err(|e| napi::Error::from_reason(e.to_string()))?;
+        let setup = Setup::parse(&setup).map_err(failed)?;
+        let wake = wake.build_threadsafe_function().weak::<true>().callee_handled::<false>().build()?;
+        let answers = Arc::new(Mutex::new(VecDeque::new()));
+        let (ready, is_ready) = mpsc::channel();
+        let inbox = Arc::clone(&answers);
+        let mut backend = setup.backend(bridge, setup.stub_model());
+        let events = BackendEvents::new(move |event| match event {
+            BackendEvent::StepDone(output) => {
+                lock(&inbox).push_back(output);
+                wake.call((), ThreadsafeFunctionCallMode::NonBlocking);
+            }
+            BackendEvent::Ready(_) => drop(ready.send(Ok(()))),
+            BackendEvent::LoadFailed(error) => drop(ready.send(Err(error))),
+            _ => {}
+        });
+        backend.start(events).map_err(failed)?;
+        is_ready.recv().unwrap_or_else(|e| Err(Error::internal(e.to_string()))).map_err(failed)?;
+        Ok(Self { backend, step: Step::default(), answers })
+    }
+
+    /// Hands over a step: slot, first position, count and flags of each row.
+    #[napi]
+    pub fn submit(&mut self, rows: Uint32Array) -> napi::Result<()> {
+        let row = |r: &[u32]| Row { slot: r[0], start: r[1], count: r[2], flags: r[3] };
+        self.step.step_id += 1;
+        self.step.rows.clear();
+        self.step.rows.extend(rows.chunks_exact(4).map(row));
+        self.backend.submit(&self.step).map_err(failed)
+    }
+
+    /// The tokens of the oldest answer.
+    #[napi]
+    pub fn take<'env>(&self, env: &'env Env) -> napi::Result<Uint32ArraySlice<'env>> {
+        let answer = lock(&self.answers).pop_front().unwrap_or_default();
+        match answer.error {
+            Some(error) => Err(failed(error)),
+            None => Uint32ArraySlice::copy_from(env, answer.tokens),
+        }
+    }
+}
+
+fn failed(error: Error) -> napi::Error {
+    napi::Error::from_reason(error.to_json())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
