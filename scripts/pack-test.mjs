@@ -85,6 +85,7 @@ function checkFiles() {
     'dist/index.mjs',
     'dist/index.d.mts',
     'dist/cli.cjs',
+    'dist/doctor-trial.cjs',
     'python/pillion/__init__.py',
     'python/requirements.lock',
     'LICENSE-MIT',
