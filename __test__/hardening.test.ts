@@ -44,7 +44,23 @@ async function answer<T>(script: string, env: NodeJS.ProcessEnv = {}): Promise<T
   return JSON.parse(ended.stdout) as T
 }
 
+/** Of `npm run matrix`: what these tests shall run on. */
+const expects = JSON.parse(process.env['PILLION_TEST_EXPECTS'] ?? '{}') as {
+  node?: string
+  python?: string
+  mapped?: string
+}
+
 describe.skipIf(!isThere)('Python in the process of Node', () => {
+  test.runIf(Object.keys(expects).length > 0)('is the one that was asked for', { timeout }, async () => {
+    const script = `const { version } = await ask(await load(), 'facts');
+      const maps = existsSync('/proc/self/maps') ? require('node:fs').readFileSync('/proc/self/maps', 'utf8') : '';
+      return { node: process.versions.node, python: version.join('.'), maps }`
+    const found = await answer<{ node: string; python: string; maps: string }>(script)
+    expect(found).toMatchObject({ node: expects.node ?? found.node, python: expects.python ?? found.python })
+    expect(found.maps).toContain(expects.mapped ?? '')
+  })
+
   test('has its own OpenSSL and zlib, environment and version', { timeout }, async () => {
     const alone = JSON.parse(
       execFileSync(python, [models], { encoding: 'utf8', env: { ...process.env, PYTHONPATH: join(root, 'python') } }),
@@ -154,12 +170,13 @@ describe.skipIf(!isThere)('worker threads', () => {
     return `const { Worker } = require('node:worker_threads');
       const worker = new Worker(${JSON.stringify(whole)}, { eval: true });
       const message = new Promise((done, fail) => { worker.once('message', done); worker.once('error', fail) });
+      const exited = new Promise((done) => worker.once('exit', done));
       ${then}`
   }
   const deep = `const engine = await load(); parentPort.postMessage((await ask(engine, 'deep'))[0]);`
 
   test('one alone, which ends', { timeout }, async () => {
-    const then = `const said = await message; await new Promise((done) => worker.once('exit', done)); return said`
+    const then = `const said = await message; await exited; return said`
     expect(await answer(inWorker(deep, then))).toBe(1802)
   })
 

@@ -18,7 +18,10 @@ const { values } = parseArgs({
 
 const hardening = ['__test__/hardening.test.ts']
 const whole = [...hardening, '__test__/process.test.ts', '__test__/native.test.ts']
-/** Each row: how to get what it needs, which gives its `node`, `env` and `shown` name or why it is `missing`, and what is run on it. */
+/**
+ * Each row: how to get what it needs, and what is run on it. What is got is its `node`, `env` and `shown` name, with what the tests shall find that
+ * they run on, or why it is `missing`.
+ */
 const rows = [
   { name: 'Node, this one', get: () => ({ shown: `Node ${process.versions.node}` }), tests: whole },
   { name: 'Node 22', get: () => node('22'), tests: whole },
@@ -69,7 +72,8 @@ async function runRow({ name, get, tests, named }) {
   const vitest = path.join('node_modules', 'vitest', 'vitest.mjs')
   const filter = named === undefined ? [] : ['--testNamePattern', named]
   const args = [vitest, 'run', '--typecheck.enabled=false', '--reporter', 'verbose', ...filter, ...tests]
-  const env = { PILLION_PYTHON: python, NO_COLOR: '1', ...got.env }
+  const expects = JSON.stringify(got.expects ?? {})
+  const env = { PILLION_PYTHON: python, NO_COLOR: '1', ...got.env, PILLION_TEST_EXPECTS: expects }
   const { code, output } = await run(got.node ?? process.execPath, args, { env, quiet: true })
   const { passed, failed } = counters.vitest(output)
   const skipped = /(\d+) skipped/.exec(/^\s*Tests\s.*$/m.exec(output)?.[0] ?? '')?.[1] ?? '0'

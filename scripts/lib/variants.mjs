@@ -40,7 +40,7 @@ export async function node(major) {
   }
   const { code, output } = await run(binary, ['--version'], { quiet: true })
   if (code !== 0 || output.trim() !== `v${version}`) return { missing: `${binary} does not run: ${lastLine(output)}` }
-  return { node: binary, shown: `Node ${version}` }
+  return { node: binary, shown: `Node ${version}`, expects: { node: version } }
 }
 
 /** jemalloc in place of the C library's allocator, as many run Node: the distribution's own package, unpacked. */
@@ -67,7 +67,7 @@ export async function jemalloc() {
     quiet: true,
   })
   if (!said.output.includes('Begin jemalloc statistics')) return { missing: `${library} cannot be preloaded` }
-  return { env: { LD_PRELOAD: library }, shown: version }
+  return { env: { LD_PRELOAD: library }, shown: version, expects: { mapped: library } }
 }
 
 /** A Python of a minor version that this machine has, with the packages that the tests need; not with torch. */
@@ -97,7 +97,8 @@ export async function otherPython(minor) {
       return { missing: `no environment could be made with ${found.path}: ${lastLine(filled.output)}` }
     }
   }
-  return { env: { PILLION_PYTHON: binary }, shown: `Python ${found.version}` }
+  const expects = { python: found.version }
+  return { env: { PILLION_PYTHON: binary }, shown: `Python ${found.version}`, expects }
 }
 
 /** On PATH, or among pyenv's. */
