@@ -1058,9 +1058,9 @@ interface DoctorMachine {
   }
   readonly cpu: {
     readonly model: string
-    /** Cores of the machine that this process may run on. */
+    /** Cores of the machine. */
     readonly cores: number
-    /** Cores that pillion uses: those, within the cgroup's quota. */
+    /** Cores that this process may use, by its affinity and the cgroup's quota, and for which threads are made. */
     readonly usable: number
   }
   readonly memory: {

@@ -127,6 +127,30 @@ describe.skipIf(!existsSync(python))('a machine with Python', () => {
     },
   )
 
+  test.runIf(onLinux)('without a shared library: another bridge is the default', { timeout }, async () => {
+    const probe = join(root, 'crates/pillion-backend-embedded/src/probe.py')
+    const said = execFileSync(python, ['-I', '-S', probe], { encoding: 'utf8' }).trim()
+    const answer = JSON.parse(said.replace('pillion-probe:', '')) as object
+    const path = script('')
+    const wrapped = JSON.stringify({ ...answer, libpython: [], executable: path })
+    // What asks is answered by us, all else by the real one.
+    writeFileSync(
+      path,
+      `#!/bin/sh\ncase "$1 $2" in "-I -S") cat <<'END'\npillion-probe:${wrapped}\nEND\n;; *) exec '${python}' "$@";; esac\n`,
+    )
+    const [found, { code }] = await report([], { PILLION_PYTHON: path })
+    expect([code, found.healthy]).toEqual([0, true])
+    expect(found.bridges).toMatchObject([
+      { bridge: 'embedded', works: false, error: { code: 'python_library_missing' } },
+      { bridge: 'shm', works: true, isDefault: true },
+      { bridge: 'grpc', works: true, isDefault: false },
+    ])
+    expect(found.libraries?.bridge).toBe('shm')
+    const problem = found.problems.find(({ part }) => part === 'embedded')!
+    expect(problem).toMatchObject({ level: 'warning', code: 'python_library_missing' })
+    expect(problem.remedy).toContain('npx pillion setup')
+  })
+
   test('a package that cannot be imported, and one that ends the process', { timeout }, async () => {
     const broken = environment({ numpy: "raise ImportError('libstdc++.so.6: version `GLIBCXX_3.4.99\\' not found')" })
     const [warned, { code }] = await report(['--python', broken, '--bridge', 'embedded'])
@@ -199,6 +223,13 @@ describe('a machine without a Python that can be used', () => {
     ...{ machine: 'x86_64', libc: 'glibc', executable: '/old/python3', base_executable: '/old/python3' },
     ...{ prefix: '/old', base_prefix: '/old', multiarch: null, libpython: [], searched: [] },
   }
+})
+
+test('who stops reading is told nothing more', () => {
+  const cwd = tempFolder()
+  const command = `("${process.execPath}" "${join(root, 'dist/cli.cjs')}" doctor 2>said; echo $? >>said) | true; cat said`
+  const env = { ...process.env, ...bare, PILLION_NATIVE_PATH: join(cwd, 'none.node') }
+  expect(execFileSync('sh', ['-c', command], { cwd, encoding: 'utf8', env })).toBe('1\n')
 })
 
 test('a binary that cannot be loaded is said to be', async () => {
@@ -293,7 +324,7 @@ describe('what is made of the facts', () => {
   test('what of the machine matters', () => {
     const quota = { cpu: { model: 'x', cores: 8, usable: 2 } }
     expect(problems(machine(quota))).toEqual(['note machine'])
-    expect(reportText(makeReport(facts(machine(quota))))).toContain('2 of 8 cores (cgroup)')
+    expect(reportText(makeReport(facts(machine(quota))))).toContain('2 of 8 cores (affinity or cgroup)')
     expect(problems(machine({ variables: { OMP_NUM_THREADS: '16' } }))).toEqual(['warning machine'])
     expect(problems(machine({ variables: { OMP_NUM_THREADS: '8', LD_PRELOAD: 'libjemalloc.so.2' } }))).toEqual([])
     expect(problems(machine({ variables: { LD_PRELOAD: 'x', PILLION_DEEPBIND: 'all' } }))).toEqual(['warning machine'])

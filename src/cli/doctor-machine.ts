@@ -14,7 +14,9 @@ const telling = [
 
 /** `usable` is how many cores the native side may use, if it could be asked. */
 export function describeMachine(usable: number | undefined): DoctorMachine {
-  const cores = os.availableParallelism()
+  const cpus = os.cpus()
+  // Where the system does not list them.
+  const cores = cpus.length || os.availableParallelism()
   const version = libc()
   const shm = devShmBytes()
   return {
@@ -22,7 +24,7 @@ export function describeMachine(usable: number | undefined): DoctorMachine {
     kernel: `${os.type()} ${os.release()}`,
     ...(version === undefined ? {} : { libc: version }),
     node: { version: process.versions.node, path: process.execPath },
-    cpu: { model: os.cpus()[0]?.model ?? 'unknown', cores, usable: usable ?? cores },
+    cpu: { model: cpus[0]?.model ?? 'unknown', cores, usable: usable ?? os.availableParallelism() },
     memory: memory(),
     ...(shm === undefined ? {} : { devShmBytes: shm }),
     variables: variables(),

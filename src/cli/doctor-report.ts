@@ -96,9 +96,9 @@ export interface DoctorMachine {
   readonly node: { readonly version: string; readonly path: string }
   readonly cpu: {
     readonly model: string
-    /** Cores of the machine that this process may run on. */
+    /** Cores of the machine. */
     readonly cores: number
-    /** Cores that pillion uses: those, within the cgroup's quota. */
+    /** Cores that this process may use, by its affinity and the cgroup's quota, and for which threads are made. */
     readonly usable: number
   }
   readonly memory: {
@@ -164,13 +164,11 @@ export const packageNames: Readonly<Record<string, string>> = {
   grpc: 'grpcio',
 }
 
-/** What a missing package is for. */
-const uses: Readonly<Record<string, string>> = {
-  numpy: 'typed arrays cannot be given to models, and no transformers model can be loaded',
-  torch: 'no transformers model can be loaded',
-  transformers: 'no transformers model can be loaded',
-  safetensors: 'no transformers model can be loaded',
-}
+/** What is told of packages that are missing, and of which. */
+const uses: readonly { readonly names: readonly string[]; readonly use: string }[] = [
+  { names: ['torch', 'transformers', 'safetensors'], use: 'no transformers model can be loaded' },
+  { names: ['numpy'], use: 'typed arrays cannot be given to models, and no transformers model can be loaded' },
+]
 
 const setup = 'run `npx pillion setup`'
 const levels = ['error', 'warning', 'note']
@@ -229,10 +227,10 @@ function bridgeProblems({ bridges, wanted, defaultError }: DoctorFacts): DoctorP
 
 function libraryProblems({ libraries, pythons }: DoctorFacts): DoctorProblem[] {
   const python = pythonInUse(pythons)
-  const missing = Object.entries(python?.packages ?? {}).flatMap(([name, version]): DoctorProblem[] => {
-    const use = uses[name]
-    if (version !== null || use === undefined) return []
-    const message = `${packageNames[name] ?? name} is not installed: ${use}`
+  const missing = uses.flatMap(({ names, use }): DoctorProblem[] => {
+    const lacking = names.filter((name) => python?.packages[name] === null)
+    if (lacking.length === 0) return []
+    const message = `${lacking.join(', ')} ${lacking.length === 1 ? 'is' : 'are'} not installed: ${use}`
     return [{ level: 'warning', part: 'packages', code: 'python_package_missing', message, remedy: setup }]
   })
   const broken = Object.entries(libraries?.packages ?? {}).flatMap(([name, { error }]): DoctorProblem[] => {
@@ -257,9 +255,8 @@ function machineProblems({ machine, libraries }: DoctorFacts): DoctorProblem[] {
   const { cpu, variables, devShmBytes } = machine
   const notes: { message: string; remedy?: string; level?: DoctorProblem['level'] }[] = []
   if (cpu.usable < cpu.cores) {
-    notes.push({
-      message: `the cgroup's quota allows ${cpu.usable} of ${cpu.cores} cores; threads are made for ${cpu.usable}`,
-    })
+    const message = `this process may use ${cpu.usable} of ${cpu.cores} cores, by its affinity or the cgroup's quota`
+    notes.push({ message: `${message}; so many threads are made` })
   }
   const threads = Number(variables['OMP_NUM_THREADS'])
   if (threads > cpu.usable) {

@@ -40,7 +40,8 @@ function binaryText({ path, from, target, optimized }: NonNullable<DoctorReport[
 function machineLines({ machine }: DoctorReport): [name: string, text: string][] {
   const { platform, kernel, libc, node, cpu, memory, devShmBytes, variables } = machine
   const system = [platform, kernel, ...(libc === undefined ? [] : [`${libc.name} ${libc.version ?? ''}`.trim()])]
-  const cores = cpu.usable < cpu.cores ? `${cpu.usable} of ${cpu.cores} cores (cgroup)` : `${cpu.cores} cores`
+  const cores =
+    cpu.usable < cpu.cores ? `${cpu.usable} of ${cpu.cores} cores (affinity or cgroup)` : `${cpu.cores} cores`
   const limit = memory.limitBytes === undefined ? '' : `, limited to ${bytes(memory.limitBytes)} (cgroup)`
   const shm = devShmBytes === undefined ? [] : [`/dev/shm ${bytes(devShmBytes)}`]
   return [

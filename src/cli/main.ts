@@ -3,6 +3,7 @@
 
 import { parseArgs, type ParseArgsConfig } from 'node:util'
 import type { Bridge } from '../engine'
+import { PillionError } from '../errors'
 import { pythonFolder, version } from '../native'
 import { nearest } from '../options'
 import { bridges, doctor } from './doctor'
@@ -128,8 +129,14 @@ function misuse(command: string, message: string): Failure {
   return new Failure(message, `see pillion ${command} --help`, 2)
 }
 
+// Who reads only the beginning, as `head` does, is no failure of ours.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+})
 main(process.argv.slice(2)).catch((error: unknown) => {
-  if (!(error instanceof Failure)) throw error
-  say(`error: ${error.message}${error.hint === undefined ? '' : `\nhint: ${error.hint}`}`)
-  process.exitCode = error.status
+  const isOurs = error instanceof Failure
+  if (!isOurs && !PillionError.isInstance(error)) throw error
+  // The message of the latter has its hint already.
+  say(`error: ${error.message}${isOurs && error.hint !== undefined ? `\nhint: ${error.hint}` : ''}`)
+  process.exitCode = isOurs ? error.status : 1
 })
