@@ -321,6 +321,23 @@ describe('what is made of the facts', () => {
     )
   })
 
+  test('none is taken in place of one that was named, and one that does not say what it has is told of', () => {
+    const problem = { code: 'python_not_found', message: 'there is no interpreter /gone' } as const
+    const gone = {
+      ...candidate({ source: 'option', path: '/gone', executable: null, version: null }),
+      chosen: false,
+      problem,
+    }
+    const pythons = [gone, candidate({ chosen: false })]
+    const text = reportText(makeReport(facts({ pythons, pythonError: problem, bridges: [] })))
+    expect(text).toContain('✗ python       none that can be used')
+    expect(text).toContain('3.12.1 at /usr/bin/python3 (PATH): not taken in place of the one that was named')
+    const silent = { code: 'python_unsupported', message: 'python3 did not answer within 120 s' } as const
+    expect(problems({ pythons: [candidate({ packages: {}, problem: silent })] })).toEqual([
+      'warning python python_unsupported',
+    ])
+  })
+
   test('what of the machine matters', () => {
     const quota = { cpu: { model: 'x', cores: 8, usable: 2 } }
     expect(problems(machine(quota))).toEqual(['note machine'])

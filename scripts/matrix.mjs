@@ -23,7 +23,7 @@ const whole = [...hardening, '__test__/process.test.ts', '__test__/native.test.t
  * they run on, or why it is `missing`.
  */
 const rows = [
-  { name: 'Node, this one', get: () => ({ shown: `Node ${process.versions.node}` }), tests: whole },
+  { name: 'Node, this one', get: () => ({ shown: `Node ${process.versions.node} (this one)` }), tests: whole },
   { name: 'Node 22', get: () => node('22'), tests: whole },
   { name: 'Node 24', get: () => node('24'), tests: whole },
   { name: 'jemalloc', get: () => jemalloc(), tests: whole },
@@ -61,7 +61,7 @@ async function runRow({ name, get, tests, named }) {
   const begin = Date.now()
   console.log(`\n▸ ${name}`)
   const got = await get()
-  const shown = got.shown === undefined || got.shown.startsWith(name) ? (got.shown ?? name) : `${name} (${got.shown})`
+  const shown = got.shown ?? name
   const done = (result, says) => {
     const seconds = ((Date.now() - begin) / 1000).toFixed(0)
     console.log(`  ${result}: ${says}, ${seconds} s`)

@@ -67,7 +67,7 @@ export async function jemalloc() {
     quiet: true,
   })
   if (!said.output.includes('Begin jemalloc statistics')) return { missing: `${library} cannot be preloaded` }
-  return { env: { LD_PRELOAD: library }, shown: version, expects: { mapped: library } }
+  return { env: { LD_PRELOAD: library }, shown: `jemalloc ${version}`, expects: { mapped: library } }
 }
 
 /** A Python of a minor version that this machine has, with the packages that the tests need; not with torch. */

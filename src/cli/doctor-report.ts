@@ -208,6 +208,9 @@ function binaryProblems({ binaryError, pillion }: DoctorFacts): DoctorProblem[] 
 }
 
 function pythonProblems({ pythonError, pythons, bridges }: DoctorFacts): DoctorProblem[] {
+  const chosen = pythons.find((candidate) => candidate.chosen)?.problem
+  // It says what it is, but not what is installed: a start-up file of the environment hangs or fails.
+  if (chosen != null) return [{ level: 'warning', part: 'python', ...chosen }]
   // A bridge that failed for that reason tells of it.
   if (pythonError === undefined || bridges.some(({ error }) => error?.code === pythonError.code)) return []
   const level = workerPython(pythons) === undefined ? 'error' : 'warning'

@@ -68,7 +68,9 @@ function pythonLines(report: DoctorReport, mark: Mark): [mark: Mark, name: strin
     [mark, 'python', chosen],
     ...others.map(({ source, path, version, problem }): [Mark, string, string] => {
       const what = version === null ? path : `${version} at ${path}`
-      const why = problem === null ? 'not needed, since the one above is taken' : `${problem.code}: ${problem.message}`
+      const free =
+        used === undefined ? 'not taken in place of the one that was named' : 'not needed, since the one above is taken'
+      const why = problem === null ? free : `${problem.code}: ${problem.message}`
       return [' ', '', `passed over: ${what} (${source}): ${why}`]
     }),
   ]
