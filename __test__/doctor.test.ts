@@ -167,6 +167,19 @@ describe.skipIf(!existsSync(python))('a machine with Python', () => {
     expect(dead.problems[0]).toMatchObject({ level: 'error', part: 'embedded' })
   })
 
+  test('what a package leaves behind is not waited for', { timeout }, async () => {
+    const left = join(tempFolder(), 'pid')
+    const leaving = environment({
+      safetensors: `import subprocess\nopen(${JSON.stringify(left)}, 'w').write(str(subprocess.Popen(['sleep', '600']).pid))`,
+    })
+    try {
+      const [found, { code }] = await report(['--python', leaving, '--bridge', 'embedded'])
+      expect([code, found.bridges[0]!.error], JSON.stringify(found.problems)).toEqual([0, undefined])
+    } finally {
+      process.kill(Number(readFileSync(left, 'utf8')))
+    }
+  })
+
   test('a package whose import never ends is left after the time', { timeout }, async () => {
     const endless = environment({ numpy: 'import threading\nthreading.Event().wait()' })
     const [found, { code }] = await report(['--python', endless, '--bridge', 'embedded', '--timeout', '8'])

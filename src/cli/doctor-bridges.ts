@@ -17,6 +17,9 @@ export interface Trial {
   readonly error?: DoctorError
 }
 
+/** What a process has said is read for so long after its end. */
+const lastWordsMs = 2000
+
 /** Of what the trial's process wrote to its standard error, this much is quoted. */
 const maxQuoted = 600
 
@@ -25,22 +28,27 @@ export async function tryBridge(request: TrialRequest, timeoutMs: number): Promi
   const file = join(__dirname, 'doctor-trial.cjs')
   const child = fork(file, [JSON.stringify(request)], { stdio: ['ignore', 'ignore', 'pipe', 'ipc'] })
   const heard: TrialMessage[] = []
+  const hasToldAll = (): boolean => ['done', 'failed'].includes(heard.at(-1)?.kind ?? '')
   let said = ''
   child.stderr?.setEncoding('utf8').on('data', (text: string) => (said = (said + text).slice(-8 * maxQuoted)))
   child.on('message', (message) => heard.push(message as TrialMessage))
-  const ended = new Promise<DoctorError | undefined>((done) => {
-    const timer = setTimeout(() => {
-      done(tooLate(request, heard, timeoutMs))
-      // Its worker and whatever that has started die with it.
-      child.kill('SIGKILL')
-    }, timeoutMs)
+  const timers: NodeJS.Timeout[] = []
+  const ended = await new Promise<DoctorError | undefined>((done) => {
+    timers.push(setTimeout(() => done(tooLate(request, heard, timeoutMs)), timeoutMs))
     child.once('error', (error) => done({ code: 'internal', message: `no process could be started: ${error.message}` }))
-    child.once('close', (code, signal) => {
-      clearTimeout(timer)
-      done(heard.at(-1)?.kind === 'done' ? undefined : crashed(request, signal ?? `exit status ${code ?? 0}`, said))
+    child.once('exit', (code, signal) => {
+      const end = (): void =>
+        done(hasToldAll() ? undefined : crashed(request, signal ?? `exit status ${code ?? 0}`, said))
+      // Messages and last words may come later than the end, and a process that it has left behind may hold its streams open.
+      child.once('close', end)
+      timers.push(setTimeout(end, lastWordsMs))
     })
   })
-  return gather(heard, await ended)
+  timers.forEach(clearTimeout)
+  // Its worker and whatever that has started die with it.
+  child.kill('SIGKILL')
+  child.stderr?.destroy()
+  return gather(heard, ended)
 }
 
 function gather(heard: readonly TrialMessage[], ended: DoctorError | undefined): Trial {
@@ -55,7 +63,11 @@ function gather(heard: readonly TrialMessage[], ended: DoctorError | undefined):
 }
 
 function tooLate({ python }: TrialRequest, heard: readonly TrialMessage[], timeoutMs: number): DoctorError {
-  const doing: Partial<Record<TrialMessage['kind'], string>> = { loaded: 'measuring', asked: 'importing packages' }
+  const doing: Partial<Record<TrialMessage['kind'], string>> = {
+    loaded: 'measuring',
+    asked: 'importing packages',
+    imported: 'closing',
+  }
   const last = heard.at(-1)
   return {
     code: 'deadline_exceeded',

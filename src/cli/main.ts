@@ -93,7 +93,7 @@ async function runDoctor(args: string[]): Promise<void> {
     print(doctorHelp)
     return
   }
-  const timeoutMs = Number(timeout ?? 120) * 1000
+  const timeoutMs = Math.round(Number(timeout ?? 120) * 1000)
   if (!(timeoutMs >= 1 && timeoutMs <= maxTimeoutMs)) {
     throw misuse('doctor', `--timeout must be a number of seconds up to ${maxTimeoutMs / 1000}, got '${timeout ?? ''}'`)
   }
