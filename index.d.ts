@@ -957,6 +957,154 @@ declare class Engine<I = unknown, O = unknown> implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void>
 }
 
+/** What `pillion doctor` finds, as `--json` prints it, and what is made of it: pure functions of the facts. */
+
+/** An error as it arrived, in the words of the one who met it. */
+interface DoctorError {
+  readonly code: ErrorCode
+  readonly message: string
+  /** What to do, as one sentence or command. */
+  readonly remedy?: string
+}
+/** A Python that could be taken, as the native side tells of it. */
+interface DoctorCandidate {
+  /** Why it is a candidate. */
+  readonly source: 'option' | 'PILLION_PYTHON' | 'VIRTUAL_ENV' | 'CONDA_PREFIX' | '.venv' | 'PATH'
+  /** Where it was found; maybe a shim. */
+  readonly path: string
+  /** What it says it is. */
+  readonly executable: string | null
+  readonly version: string | null
+  /** The library that the embedded bridge loads. */
+  readonly libpython: string | null
+  /** Version by the name that is imported; `null` if it is not installed. */
+  readonly packages: Readonly<Record<string, string | null>>
+  /** Whether the embedded bridge takes it. */
+  readonly chosen: boolean
+  /** Why it cannot be taken. */
+  readonly problem: DoctorError | null
+}
+/** What became of loading a model over one bridge. */
+interface DoctorBridge {
+  readonly bridge: Bridge
+  readonly works: boolean
+  /** Whether `bridge: 'auto'` takes it here. */
+  readonly isDefault: boolean
+  /** The interpreter that ran. */
+  readonly python?: string
+  /** Milliseconds that `Engine.load` took, Python's own start included. */
+  readonly loadMs?: number
+  /** Of `predict()` on one number: JS to Python and back. */
+  readonly roundTrip?: {
+    readonly count: number
+    readonly p50Us: number
+    readonly p99Us: number
+  }
+  /** Why it does not work. */
+  readonly error?: DoctorError
+}
+/** What the numeric libraries do when they are imported over the default bridge. */
+interface DoctorLibraries {
+  /** The bridge that they were imported over. */
+  readonly bridge: Bridge
+  readonly packages: Readonly<
+    Record<
+      string,
+      {
+        readonly version: string | null
+        readonly error: string | null
+      }
+    >
+  >
+  readonly torch: {
+    readonly threads: number
+    /** The best instruction set that torch's kernels use. */
+    readonly cpu: string
+    readonly mps: boolean
+    readonly cuda: {
+      /** The CUDA or ROCm version that torch is built for. */
+      readonly built: string | null
+      readonly devices: readonly {
+        readonly name: string
+        readonly memoryBytes: number
+      }[]
+      /** Why there is none. */
+      readonly reason: string | null
+    }
+  } | null
+}
+/** Something to know. An error makes the report unhealthy; a warning says what will not work; a note may explain a surprise. */
+interface DoctorProblem {
+  readonly level: 'error' | 'warning' | 'note'
+  /** What it is about. */
+  readonly part: 'binary' | 'python' | 'packages' | 'machine' | 'default bridge' | Bridge
+  readonly code?: ErrorCode
+  readonly message: string
+  readonly remedy?: string
+}
+/** The machine as this process sees it. */
+interface DoctorMachine {
+  /** As `process.platform` and `process.arch` name it. */
+  readonly platform: string
+  readonly kernel: string
+  /** Linux only. */
+  readonly libc?: {
+    readonly name: 'glibc' | 'musl'
+    readonly version?: string
+  }
+  readonly node: {
+    readonly version: string
+    readonly path: string
+  }
+  readonly cpu: {
+    readonly model: string
+    /** Cores of the machine. */
+    readonly cores: number
+    /** Cores that this process may use, by its affinity and the cgroup's quota, and for which threads are made. */
+    readonly usable: number
+  }
+  readonly memory: {
+    readonly totalBytes: number
+    /** The cgroup's limit, if there is one below that. */
+    readonly limitBytes?: number
+    /** What may still be taken. */
+    readonly availableBytes: number
+  }
+  /** Size of /dev/shm, if there is one. */
+  readonly devShmBytes?: number
+  /** Environment variables that change what pillion or Python does, as far as they are set. */
+  readonly variables: Readonly<Record<string, string>>
+}
+/** What `pillion doctor --json` prints: one object. */
+interface DoctorReport {
+  /** Rises when a field changes its meaning or goes; new fields do not raise it. */
+  readonly format: 1
+  /** Whether the default bridge works, or the one that `--bridge` names. The exit status is 0 if so, else 1. */
+  readonly healthy: boolean
+  readonly pillion: {
+    readonly version: string
+    /** The native binary. */
+    readonly binary?: {
+      readonly path: string
+      /** `'package'`: prebuilt. `'checkout'`: built beside the sources. `'variable'`: named by `PILLION_NATIVE_PATH`. */
+      readonly from: 'package' | 'checkout' | 'variable'
+      /** The platform's name in packages, such as `linux-x64-gnu`. */
+      readonly platform: string
+      /** As Rust names it, such as `x86_64-unknown-linux-gnu`. */
+      readonly target: string
+      readonly optimized: boolean
+    }
+  }
+  readonly machine: DoctorMachine
+  /** Every Python that could be taken, best first. */
+  readonly pythons: readonly DoctorCandidate[]
+  /** Each bridge that was tried. */
+  readonly bridges: readonly DoctorBridge[]
+  readonly libraries?: DoctorLibraries
+  /** Worst first. */
+  readonly problems: readonly DoctorProblem[]
+}
+
 export {
   type BatchEncoding,
   type BatchProgress,
@@ -968,6 +1116,7 @@ export {
   type Columns,
   type DecodeOptions,
   type DecodeStream,
+  type DoctorReport,
   type EncodeIntoOptions,
   type EncodeOptions,
   type Encoding,

@@ -7,7 +7,7 @@ const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { versio
 
 // CommonJS is built once, and ESM re-exports it: two builds would be two copies of every class over one native state.
 export default defineConfig({
-  entry: { index: 'src/index.ts', cli: 'src/cli/main.ts' },
+  entry: { index: 'src/index.ts', cli: 'src/cli/main.ts', 'doctor-trial': 'src/cli/doctor-trial.ts' },
   format: ['cjs'],
   outExtension: () => ({ js: '.cjs' }),
   target: 'node20',

@@ -1,19 +1,8 @@
-import { spawn } from 'node:child_process'
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { choose, judge, type Answer } from '../src/cli/interpreters'
-import { root, tempFolder, type Ended } from './helpers'
-
-async function pillion(args: string[], options: { cwd?: string; env?: NodeJS.ProcessEnv } = {}): Promise<Ended> {
-  const env = { ...process.env, ...options.env }
-  const child = spawn(process.execPath, [join(root, 'dist/cli.cjs'), ...args], { cwd: options.cwd ?? root, env })
-  let stdout = ''
-  let stderr = ''
-  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
-  return await new Promise((done) => child.on('close', (code, signal) => done({ code, signal, stdout, stderr })))
-}
+import { root, runCli as pillion, tempFolder } from './helpers'
 
 describe('pillion', () => {
   test('tells its version and its help on stdout', async () => {
@@ -23,22 +12,34 @@ describe('pillion', () => {
       const { code, stdout, stderr } = await pillion(args)
       expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
       expect(stdout).toContain('setup')
+      expect(stdout).toContain('doctor')
     }
     expect((await pillion(['setup', '--help'])).stdout).toContain('--index-url')
+    expect((await pillion(['doctor', '--help'])).stdout).toContain('Exit status')
   })
 
   test('refuses what it does not know, with a hint and without a stack', async () => {
     const command = await pillion(['setpu'])
     expect(command).toMatchObject({
-      code: 1,
+      code: 2,
       stdout: '',
       stderr: "error: there is no command 'setpu'\nhint: did you mean 'setup'?\n",
     })
     const option = await pillion(['setup', '--pyhton', 'x'])
-    expect(option.code).toBe(1)
+    expect(option.code).toBe(2)
     expect(option.stderr).toContain('--pyhton')
     expect(option.stderr).not.toContain('    at ')
-    expect((await pillion(['setup', 'extra'])).code).toBe(1)
+    for (const args of [
+      ['setup', 'extra'],
+      ['doctor', 'extra'],
+      ['doctor', '--bridge', 'pipe'],
+      ['doctor', '--timeout', 'soon'],
+      ['doctor', '--timeout', '0'],
+    ]) {
+      const { code, stdout, stderr } = await pillion(args)
+      expect({ code, stdout }, args.join(' ')).toEqual({ code: 2, stdout: '' })
+      expect(stderr).toContain(`hint: see pillion ${args[0]} --help`)
+    }
   })
 })
 

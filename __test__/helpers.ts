@@ -51,6 +51,20 @@ export interface Ended {
   readonly stderr: string
 }
 
+/** Runs the built command `pillion`, in this environment with `env` laid over it; `undefined` takes a variable out. */
+export async function runCli(
+  args: string[],
+  options: { cwd?: string; env?: Record<string, string | undefined> } = {},
+): Promise<Ended> {
+  const env = { ...process.env, ...options.env }
+  const child = spawn(process.execPath, [join(root, 'dist/cli.cjs'), ...args], { cwd: options.cwd ?? root, env })
+  let stdout = ''
+  let stderr = ''
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+  return await new Promise((done) => child.on('close', (code, signal) => done({ code, signal, stdout, stderr })))
+}
+
 /** Runs a script in a Node of its own against what is built; `pillion` and `assert` are there. Killed after `timeout`. */
 export async function runNode(script: string, env: NodeJS.ProcessEnv = {}, timeout = 60_000): Promise<Ended> {
   const head = `const pillion = require(${JSON.stringify(join(root, 'dist/index.cjs'))}); const assert = require('node:assert/strict');\n`

@@ -2,7 +2,7 @@
 // runs them from CommonJS and ESM, checks the types as strictly as TypeScript can, and runs the example server on them. With `--portable` the
 // binaries must also load on the oldest supported glibc.
 import assert from 'node:assert/strict'
-import { execFileSync, spawn } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join, resolve } from 'node:path'
@@ -26,6 +26,7 @@ try {
   install(tarballs)
   checkFiles()
   runModules()
+  runDoctor()
   checkTypes()
   await runExample(tarballs)
   console.log('the packed package works')
@@ -85,6 +86,7 @@ function checkFiles() {
     'dist/index.mjs',
     'dist/index.d.mts',
     'dist/cli.cjs',
+    'dist/doctor-trial.cjs',
     'python/pillion/__init__.py',
     'python/requirements.lock',
     'LICENSE-MIT',
@@ -133,6 +135,23 @@ function runModules() {
   for (const file of ['use.cjs', 'use.mjs', 'both.mjs'])
     assert.equal(run(process.execPath, [file]).trim(), 'fine', file)
   assert.equal(npm(['exec', '--offline', '--', 'pillion', '--version']).trim(), version)
+}
+
+function runDoctor() {
+  step('see the doctor')
+  // Of `PATH`; the package is as good without one, but then only the half of it is seen here.
+  const cli = join(app, 'node_modules', 'pillion', 'dist', 'cli.cjs')
+  const { status, stdout, stderr } = spawnSync(process.execPath, [cli, 'doctor', '--json'], {
+    ...{ cwd: app, encoding: 'utf8' },
+    env: { ...env, PILLION_PYTHON: '', VIRTUAL_ENV: '', CONDA_PREFIX: '' },
+  })
+  assert.equal(stderr, '')
+  const report = JSON.parse(stdout)
+  assert.deepEqual([report.pillion.version, report.pillion.binary.from], [version, 'package'])
+  assert.equal(status, report.healthy ? 0 : 1)
+  const isThere = report.pythons.some(({ problem }) => problem === null || problem.code === 'python_library_missing')
+  assert.equal(report.healthy, isThere, JSON.stringify(report.problems))
+  if (isThere) assert.ok(report.bridges.find(({ isDefault }) => isDefault).roundTrip.count > 0)
 }
 
 function checkTypes() {

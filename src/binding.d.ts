@@ -111,11 +111,24 @@ export declare class NativeTokenizer {
   applyChatTemplate(messages: string, options: string): string
 }
 
+/** This binary, and what it has to run on. */
+export declare function about(): NativeAbout
+
 /**
  * Sees to a clean end of the process if Python runs in it. To be called when a model has been loaded, with its libraries, and once more
  * when the process begins to exit, with the status.
  */
 export declare function guardExit(status?: number | undefined | null): void
+
+/** This binary, and what it has to run on. */
+export interface NativeAbout {
+  /** What it was built for, as Rust names it. */
+  target: string
+  /** Whether it was built with optimisation. */
+  optimized: boolean
+  /** Cores that this process may use, by affinity and by the cgroup's quota. */
+  cores: number
+}
 
 /** Which engine runs. */
 export interface NativeEngineInfo {
@@ -124,6 +137,9 @@ export interface NativeEngineInfo {
   /** Why a faster one does not. */
   reason?: string
 }
+
+/** Asks every Python that could be taken what it is; `options` and the answer are JSON. Takes two time-outs at most. */
+export declare function surveyPythons(options: string): Promise<string>
 
 /** The version of this binary; `native.ts` refuses one that is not the package's. */
 export declare function version(): string

@@ -31,3 +31,4 @@ export type {
 export type { BatchEncoding, Col, Columns, Encoding, Ints, PadOptions, Padded } from './encoding'
 export type { ChatMessage, Template } from './chat'
 export type { Call } from './call'
+export type { DoctorReport } from './cli/doctor-report'

@@ -25,12 +25,27 @@ export const version: string =
     ? __VERSION__
     : (JSON.parse(readFileSync(join(packageRoot, 'package.json'), 'utf8')) as { version: string }).version
 
+/** Where the binary that is used came from. */
+export interface NativeOrigin {
+  readonly path: string
+  /** `'package'`: prebuilt, from the platform's package. `'checkout'`: built where the sources are. `'variable'`: `PILLION_NATIVE_PATH` names it. */
+  readonly from: 'package' | 'checkout' | 'variable'
+}
+
 let addon: Addon | undefined
+let origin: NativeOrigin | undefined
 
 /** The native part, loaded once. Throws `native_load_failed` with every path that was tried and why it did not do. */
 export function native(): Addon {
   addon ??= load()
   return addon
+}
+
+/** Where the native part was loaded from; loads it if need be, and throws as {@link native} does. */
+export function nativeOrigin(): NativeOrigin {
+  native()
+  if (origin === undefined) throw new Error('a binary without an origin: this is a bug')
+  return origin
 }
 
 function load(): Addon {
@@ -39,7 +54,10 @@ function load(): Addon {
     try {
       const loaded = candidate.load() as Addon
       const found = loaded.version()
-      if (found === version) return loaded
+      if (found === version) {
+        origin = { path: candidate.path(), from: candidate.from }
+        return loaded
+      }
       tried.push(`${candidate.name}: is version ${found}, the package is ${version}`)
     } catch (error) {
       tried.push(`${candidate.name}: ${reason(error)}`)
@@ -54,23 +72,32 @@ function load(): Addon {
 
 interface Candidate {
   readonly name: string
+  readonly from: NativeOrigin['from']
+  path(): string
   load(): unknown
 }
 
 function candidates(): Candidate[] {
   const override = process.env['PILLION_NATIVE_PATH']
-  if (override !== undefined && override !== '') return [file(resolve(override))]
+  if (override !== undefined && override !== '') return [file(resolve(override), 'variable')]
   const triple = target()
   const name = `pillion-${triple}`
   return [
-    file(join(packageRoot, 'npm', triple, `pillion.${triple}.node`)),
-    { name: `package ${name}`, load: () => require(name) as unknown },
+    file(join(packageRoot, 'npm', triple, `pillion.${triple}.node`), 'checkout'),
+    {
+      name: `package ${name}`,
+      from: 'package',
+      path: () => require.resolve(name),
+      load: () => require(name) as unknown,
+    },
   ]
 }
 
-function file(path: string): Candidate {
+function file(path: string, from: NativeOrigin['from']): Candidate {
   return {
     name: path,
+    from,
+    path: () => path,
     load: () => {
       if (!existsSync(path)) throw new Error('there is no such file')
       return require(path) as unknown
@@ -102,6 +129,16 @@ function isMusl(): boolean {
   if (report !== undefined) return report === ''
   const ldd = spawnSync('ldd', ['--version'], { encoding: 'utf8', timeout: 2000 })
   return `${ldd.stdout}${ldd.stderr}`.includes('musl')
+}
+
+/** The C library that this Node runs on; absent where there is no choice. */
+export function libc(): { readonly name: 'glibc' | 'musl'; readonly version?: string } | undefined {
+  if (process.platform !== 'linux') return undefined
+  const version = glibcOfReport()
+  if (!isMusl()) return version === undefined || version === '' ? { name: 'glibc' } : { name: 'glibc', version }
+  const said = spawnSync('ldd', ['--version'], { encoding: 'utf8', timeout: 2000 })
+  const found = /^Version (\S+)$/m.exec(`${said.stdout}${said.stderr}`)?.[1]
+  return found === undefined ? { name: 'musl' } : { name: 'musl', version: found }
 }
 
 /** The C library's version if this Node runs on glibc, an empty text if not, `undefined` if Node does not say. */

@@ -123,13 +123,9 @@ pub(crate) fn judge<'a>(candidate: &'a Candidate, host: &Host) -> Result<&'a Pro
 }
 
 fn accept(candidate: &Candidate, probe: &Probe, skipped: Vec<String>) -> Choice {
-    let executable = match probe.executable.as_str() {
-        "" => candidate.path.clone(),
-        executable => executable.into(),
-    };
     Choice {
         source: candidate.source,
-        executable,
+        executable: probe.executable_or(&candidate.path),
         version: probe.version,
         prefix: probe.prefix.clone().into(),
         libpython: probe.libpython.iter().map(PathBuf::from).collect(),
@@ -155,7 +151,7 @@ fn no_libpython(candidate: &Candidate, probe: &Probe) -> Error {
 }
 
 /// One error for all of them. Its code is that of the best candidate that is there at all.
-fn none_of(refused: &[(&Candidate, Error)]) -> Error {
+pub(crate) fn none_of(refused: &[(&Candidate, Error)]) -> Error {
     if refused.is_empty() {
         return Error::new(
             ErrorCode::PythonNotFound,

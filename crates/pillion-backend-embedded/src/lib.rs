@@ -25,7 +25,7 @@ mod tensors;
 pub use backend::{EmbeddedBackend, EmbeddedOptions};
 pub use discover::Source;
 pub use python_thread::{shutdown, test_panic, time_calls};
-pub use survey::{CandidateReport, SurveyOptions, survey};
+pub use survey::{CandidateReport, Survey, SurveyOptions, find_for_process, survey};
 
 /// The bridge's file name on this system; it lies beside the shared object that this crate is linked into.
 pub const BRIDGE_FILE: &str = if cfg!(windows) {

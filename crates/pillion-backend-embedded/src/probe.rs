@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     io::ErrorKind,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// An interpreter starts in 50 ms; a cold disk or a busy machine may need some seconds.
-const TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 /// The answer's line; a site's start-up file or a wrapper may print lines of its own.
 const MARKER: &str = "pillion-probe:";
 /// Of what a program that is no Python wrote, this much is quoted.
@@ -54,27 +54,39 @@ pub(crate) struct Probe {
     pub(crate) searched: Vec<String>,
 }
 
+impl Probe {
+    /// The interpreter itself, or where it was found if it does not know.
+    pub(crate) fn executable_or(&self, found: &Path) -> PathBuf {
+        if self.executable.is_empty() { found.to_owned() } else { PathBuf::from(&self.executable) }
+    }
+}
+
 /// Runs the interpreter without site packages or environment variables, so that no code of the user's runs.
-pub(crate) fn probe(python: &Path) -> Result<Probe> {
-    ask(python, &["-I", "-S", "-c", include_str!("probe.py")].map(OsString::from))
+pub(crate) fn probe(python: &Path, timeout: Duration) -> Result<Probe> {
+    ask(python, &["-I", "-S", "-c", include_str!("probe.py")].map(OsString::from), timeout)
 }
 
 /// The versions of these packages that the interpreter would import; runs the environment's own start-up files.
-pub(crate) fn probe_packages(python: &Path, names: &[String]) -> Result<BTreeMap<String, Option<String>>> {
+pub(crate) fn probe_packages(
+    python: &Path,
+    names: &[String],
+    timeout: Duration,
+) -> Result<BTreeMap<String, Option<String>>> {
     let mut arguments = ["-c", include_str!("packages.py")].map(OsString::from).to_vec();
     arguments.extend(names.iter().map(OsString::from));
-    ask(python, &arguments)
+    ask(python, &arguments, timeout)
 }
 
-fn ask<T: DeserializeOwned>(python: &Path, arguments: &[impl AsRef<OsStr>]) -> Result<T> {
+fn ask<T: DeserializeOwned>(python: &Path, arguments: &[impl AsRef<OsStr>], timeout: Duration) -> Result<T> {
     let shown = python.display();
-    let output = run_bounded(python, arguments, TIMEOUT).map_err(|failure| match failure {
+    let output = run_bounded(python, arguments, timeout).map_err(|failure| match failure {
         Failure::NotStarted(e) if e.kind() == ErrorKind::NotFound => {
             Error::new(ErrorCode::PythonNotFound, format!("there is no interpreter {shown}"))
         }
         Failure::NotStarted(e) => Error::new(ErrorCode::PythonNotFound, format!("{shown} cannot be run: {e}")),
         Failure::TimedOut => {
-            Error::new(ErrorCode::PythonUnsupported, format!("{shown} did not answer within {} s", TIMEOUT.as_secs()))
+            let seconds = timeout.as_secs_f64();
+            Error::new(ErrorCode::PythonUnsupported, format!("{shown} did not answer within {seconds} s"))
         }
     });
     let output = output.map_err(|e| e.with_remedy(SETUP_OR_NAME))?;
@@ -98,7 +110,7 @@ fn quote(stderr: &str, stdout: &str) -> String {
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
-    use std::{path::PathBuf, process::Command};
+    use std::process::Command;
 
     use super::*;
 
@@ -108,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_real_interpreter_says_what_it_is() {
-        let probe = probe(&real()).unwrap();
+        let probe = probe(&real(), TIMEOUT).unwrap();
         assert_eq!(probe.implementation, "cpython");
         assert!(probe.version[0] == 3 && !probe.free_threaded);
         assert_eq!(probe.pointer_bits, usize::BITS);
@@ -124,7 +136,7 @@ mod tests {
     #[test]
     fn packages_are_found_or_not() {
         let names = ["json", "no_such_package_anywhere", "no_such.part"].map(str::to_owned);
-        let found = probe_packages(&real(), &names).unwrap();
+        let found = probe_packages(&real(), &names, TIMEOUT).unwrap();
         assert_eq!(found["json"].as_deref(), Some("unknown"), "a part of Python has no version of its own");
         assert_eq!((&found["no_such_package_anywhere"], &found["no_such.part"]), (&None, &None));
     }
@@ -133,7 +145,7 @@ mod tests {
     #[test]
     fn the_working_directory_is_not_searched() {
         let names = ["src", "tests"].map(str::to_owned);
-        assert!(probe_packages(&real(), &names).unwrap().values().all(Option::is_none));
+        assert!(probe_packages(&real(), &names, TIMEOUT).unwrap().values().all(Option::is_none));
     }
 
     #[test]
@@ -145,7 +157,7 @@ mod tests {
             let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod +x "$0""#;
             let written = Command::new("sh").args(["-c", write]).arg(&path).arg(script).status();
             assert!(written.unwrap().success());
-            let error = probe(&path).unwrap_err();
+            let error = probe(&path, TIMEOUT).unwrap_err();
             assert_eq!(error.code(), ErrorCode::PythonUnsupported);
             assert_eq!(error.remedy(), Some(SETUP_OR_NAME));
             for word in words {
@@ -162,9 +174,9 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_run() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let error = probe(file.path()).unwrap_err();
+        let error = probe(file.path(), TIMEOUT).unwrap_err();
         assert_eq!(error.code(), ErrorCode::PythonNotFound);
         assert!(error.message().contains("cannot be run"), "{error}");
-        assert_eq!(probe(Path::new("/nowhere/python3")).unwrap_err().code(), ErrorCode::PythonNotFound);
+        assert_eq!(probe(Path::new("/nowhere/python3"), TIMEOUT).unwrap_err().code(), ErrorCode::PythonNotFound);
     }
 }

@@ -116,9 +116,9 @@ fn each_version_of_python_loads() {
     for path in pythons {
         let survey = pillion_backend_embedded::survey(&pillion_backend_embedded::SurveyOptions {
             python: path.to_str().map(str::to_owned),
-            packages: vec![],
+            ..pillion_backend_embedded::SurveyOptions::default()
         });
-        let report = &survey[0];
+        let report = &survey.candidates[0];
         assert_eq!(report.source, pillion_backend_embedded::Source::Option);
         let version = report.version.as_deref().unwrap_or_default();
         if ["3.6.", "3.7.", "3.8.", "3.9."].iter().any(|old| version.starts_with(old)) {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use pillion_backend_echo::{EchoBackend, EchoOptions};
-use pillion_backend_embedded::{EmbeddedBackend, EmbeddedOptions, SurveyOptions, survey};
+use pillion_backend_embedded::{EmbeddedBackend, EmbeddedOptions, find_for_process};
 use pillion_backend_worker::{Attach, Transport, WorkerBackend, WorkerOptions};
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, BridgeKind, Error, ErrorCode, LoadConfig, LoadLimits, ModelSource, Result,
@@ -91,7 +91,7 @@ impl Place {
         }
         // One that somebody else has started brings its own.
         let is_needed = attach.as_ref().is_none_or(|attach| attach.start);
-        let python = if is_needed { worker_python(python.as_deref())? } else { PathBuf::new() };
+        let python = if is_needed { find_for_process(python.as_deref())? } else { PathBuf::new() };
         let mut options = WorkerOptions::new(python, python_path, load);
         options.transport = if bridge == BridgeKind::Shm { Transport::Shm } else { Transport::Grpc };
         options.attach = attach;
@@ -125,29 +125,6 @@ fn one_worker(got: usize) -> Error {
         .with_stage(Stage::Load)
         .with_param("workers")
         .with_remedy("load one engine for each worker")
-}
-
-/// The interpreter for a process of its own. It is looked for as for the embedded bridge, but needs no shared libpython.
-fn worker_python(option: Option<&str>) -> Result<PathBuf> {
-    let reports = survey(&SurveyOptions { python: option.map(str::to_owned), packages: Vec::new() });
-    let mut problem = None;
-    for report in reports {
-        match (report.problem, report.executable) {
-            (None, Some(executable)) => return Ok(executable),
-            (Some(e), Some(executable)) if e.code() == ErrorCode::PythonLibraryMissing => return Ok(executable),
-            (e, _) => {
-                problem = problem.or(e);
-                // One that the user named is not replaced by another.
-                if report.source.is_explicit() {
-                    break;
-                }
-            }
-        }
-    }
-    Err(problem.unwrap_or_else(|| {
-        Error::new(ErrorCode::PythonNotFound, "no Python interpreter was found")
-            .with_remedy("run `npx pillion setup`, or name an interpreter in the option python")
-    }))
 }
 
 /// The ways to try, best first. A worker of somebody else's is reached over gRPC.

@@ -1,12 +1,15 @@
 //! Errors on their way out, and promises that settle with them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    thread,
+};
 
 use napi::{
     Env,
     bindgen_prelude::{Object, ToNapiValue},
 };
-use pillion_core::Error;
+use pillion_core::{Error, ErrorCode};
 
 /// The JS error that carries `error`.
 pub(crate) fn to_js(error: impl Into<Error>) -> napi::Error {
@@ -19,14 +22,41 @@ where
     T: ToNapiValue + Send + 'static,
     W: FnOnce() -> pillion_core::Result<T> + Send + 'static,
 {
+    settle_on(env, work, |job| {
+        pillion_tokenize::pool().spawn(job);
+        Ok(())
+    })
+}
+
+/// The same on a thread of its own, for work that waits.
+pub(crate) fn on_thread<'env, T, W>(env: &'env Env, name: &str, work: W) -> napi::Result<Object<'env>>
+where
+    T: ToNapiValue + Send + 'static,
+    W: FnOnce() -> pillion_core::Result<T> + Send + 'static,
+{
+    settle_on(env, work, |job| {
+        let spawned = thread::Builder::new().name(name.to_owned()).spawn(job);
+        spawned
+            .map(drop)
+            .map_err(|e| to_js(Error::new(ErrorCode::OutOfMemory, "no thread could be started").with_cause(e)))
+    })
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+fn settle_on<T, W>(env: &Env, work: W, spawn: impl FnOnce(Job) -> napi::Result<()>) -> napi::Result<Object<'_>>
+where
+    T: ToNapiValue + Send + 'static,
+    W: FnOnce() -> pillion_core::Result<T> + Send + 'static,
+{
     let (deferred, promise) = env.create_deferred::<T, Box<dyn FnOnce(Env) -> napi::Result<T> + Send>>()?;
-    pillion_tokenize::pool().spawn(move || {
+    spawn(Box::new(move || {
         // Unwind safety: `work` is consumed, and what it shares with others is immutable or an atomic.
         let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| Err(Error::from_panic(&*payload)));
         match result {
             Ok(value) => deferred.resolve(Box::new(move |_| Ok(value))),
             Err(error) => deferred.reject(to_js(error)),
         }
-    });
+    }))?;
     Ok(promise)
 }

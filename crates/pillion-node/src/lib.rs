@@ -9,6 +9,7 @@
 mod bridge;
 mod columns;
 mod cut;
+mod doctor;
 mod engine;
 mod error;
 mod exit;
@@ -21,6 +22,8 @@ mod texts;
 mod tokenizer;
 
 use napi_derive::napi;
+
+pub use doctor::{NativeAbout, about, survey_pythons};
 
 /// The version of this binary; `native.ts` refuses one that is not the package's.
 #[napi]

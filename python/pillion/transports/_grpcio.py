@@ -14,15 +14,16 @@ __all__ = ["DecodeError", "grpc"]
 def _import() -> Any:
     # The poller of gRPC's own event engine hands each read from thread to thread: 25 of 90 us of a round trip.
     os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
-    for package, module in (("protobuf", "google.protobuf.message_factory"), ("grpcio", "grpc")):
+    imported = []
+    for package, module in (("grpcio", "grpc"), ("protobuf", "google.protobuf.message_factory")):
         try:
-            imported = importlib.import_module(module)
+            imported.append(importlib.import_module(module))
         except ImportError as error:
             raise PackageMissingError(
                 f"the grpc bridge needs the package {package}, which cannot be imported",
                 remedy="run `pip install 'pillion[grpc]'` in the worker's environment, or use the shm bridge",
             ) from error
-    return imported
+    return imported[0]
 
 
 grpc: Final = _import()

@@ -68,7 +68,7 @@ pub(crate) fn python() -> PathBuf {
 }
 
 fn find_python() -> PathBuf {
-    let reports = survey(&SurveyOptions::default());
+    let reports = survey(&SurveyOptions::default()).candidates;
     let chosen = reports.iter().find(|report| report.chosen);
     let chosen = chosen.unwrap_or_else(|| panic!("these tests need a Python with a shared library: {reports:#?}"));
     chosen.executable.clone().unwrap()
