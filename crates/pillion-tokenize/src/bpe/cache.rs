@@ -199,11 +199,8 @@ impl LongCache {
         (bytes == word).then(|| rest.as_chunks().0.get(..usize::from(place.tokens)))?
     }
 
-    /// Keeps the word, which is of 1 to [`MAX_LONG`] bytes, unless it does so already.
+    /// Keeps the word, which is of 1 to [`MAX_LONG`] bytes.
     pub(super) fn insert(&mut self, word: &[u8], hash: u64, tokens: &[u32]) {
-        if self.get(word, hash).is_some() {
-            return;
-        }
         if self.places.is_empty() {
             self.places = vec![Places([NOWHERE; 4]); PLACES];
         }

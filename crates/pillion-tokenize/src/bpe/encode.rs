@@ -3,7 +3,6 @@
 use super::ByteLevelBpe;
 use super::added::ParseSpecial;
 use super::cache::{LongCache, MAX_INLINE, MAX_LONG, ShortCache};
-use super::hash::HashKey;
 use super::normalize;
 use super::pattern::with_scanner;
 use super::pending::Pending;
@@ -219,11 +218,6 @@ impl Word {
         self.end - self.start <= MAX_SHORT
     }
 
-    /// The hash under which a [`LongCache`] keeps it; `text` is the word.
-    pub(super) fn long_hash(&self, text: &[u8], hashes: HashKey) -> u64 {
-        if self.is_short() { hashes.bytes(text) } else { self.hash }
-    }
-
     const NONE: Self = Self { start: 0, end: 0, key: ShortKey::NONE, hash: 0 };
 }
 
@@ -234,7 +228,7 @@ struct Ahead {
 }
 
 impl Ahead {
-    const ENOUGH: usize = 16;
+    const ENOUGH: usize = 32;
     /// A window may add as many as it has bytes.
     const ROOM: usize = Self::ENOUGH + 64;
 

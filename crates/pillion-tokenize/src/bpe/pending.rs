@@ -2,7 +2,7 @@
 //! their place among the ids: alone each would wait for memory many times over.
 
 use super::ByteLevelBpe;
-use super::cache::{LongCache, MAX_INLINE, MAX_LONG, ShortCache};
+use super::cache::{LongCache, MAX_LONG, ShortCache};
 use super::encode::{Sink, Word};
 use super::merge::MergeRoom;
 use super::word::MAX_SHORT;
@@ -62,7 +62,7 @@ impl Pending {
         long: &mut LongCache,
         sink: &mut Sink<'_>,
     ) {
-        self.find(tokenizer, bytes, short, long);
+        self.find(tokenizer, bytes, short);
         self.merge(tokenizer, bytes);
         for (word, tokens) in self.words.iter().zip(&self.tokens) {
             let tokens = match tokens {
@@ -72,8 +72,8 @@ impl Pending {
             };
             let text = &bytes[word.start..word.end];
             match text.len() {
-                ..=MAX_SHORT if tokens.len() <= MAX_INLINE => short.insert(word.key, word.hash, tokens, tokenizer.key),
-                ..=MAX_LONG => long.insert(text, word.long_hash(text, tokenizer.key), tokens),
+                ..=MAX_SHORT => short.insert(word.key, word.hash, tokens, tokenizer.key),
+                ..=MAX_LONG => long.insert(text, word.hash, tokens),
                 _ => {}
             }
         }
@@ -82,8 +82,8 @@ impl Pending {
         self.places.clear();
     }
 
-    /// Finds the words that are tokens, and those that a cache holds where nobody has looked yet.
-    fn find(&mut self, tokenizer: &ByteLevelBpe, bytes: &[u8], short: &ShortCache, long: &LongCache) {
+    /// Finds the words that are tokens, and those that the cache holds where nobody has looked yet.
+    fn find(&mut self, tokenizer: &ByteLevelBpe, bytes: &[u8], short: &ShortCache) {
         const MAX_KEPT: usize = 1 << 14;
         self.tokens.clear();
         self.many.clear();
@@ -94,22 +94,16 @@ impl Pending {
         }
         for word in &self.words {
             let text = &bytes[word.start..word.end];
-            let many = &mut self.many;
-            let mut keep = |ids: &mut dyn Iterator<Item = u32>| {
-                let start = many.len();
-                many.extend(ids);
-                Tokens::Many { start, end: many.len() }
-            };
             let tokens = if !word.is_short() {
                 tokenizer.vocab.whole(text).map(Tokens::One)
             } else if let Some(id) = tokenizer.vocab.whole_short(word.key) {
                 Some(Tokens::One(id))
-            } else if let Some((ids, count)) = short.get_second(word.key, word.hash) {
-                Some(keep(&mut ids.into_iter().take(count)))
             } else {
-                // A short word of many tokens is kept where the long ones are.
-                let ids = long.get(text, word.long_hash(text, tokenizer.key));
-                ids.map(|ids| keep(&mut ids.iter().map(|&id| u32::from_le_bytes(id))))
+                short.get_second(word.key, word.hash).map(|(ids, count)| {
+                    let start = self.many.len();
+                    self.many.extend(ids.into_iter().take(count));
+                    Tokens::Many { start, end: self.many.len() }
+                })
             };
             self.tokens.push(tokens.unwrap_or(Tokens::Unknown));
         }
