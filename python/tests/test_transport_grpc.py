@@ -22,7 +22,7 @@ from pillion import _step
 from pillion._listen import socket_path
 from pillion.errors import PackageMissingError, PillionError, StepRecordError
 from pillion.transports import _messages
-from pillion.transports._grpc import ERROR_KEY, GrpcServer, _frame, _framed_record, negotiate
+from pillion.transports._grpc import ERROR_KEY, GrpcServer, negotiate
 from pillion.transports._grpc_stream import OwnStream
 from records import StepRecord, decode_output, sequence
 
@@ -295,8 +295,8 @@ def test_the_end_of_an_engine_is_seen_while_its_step_runs(start: Callable[..., E
 def test_a_record_alone_is_framed_as_protobuf_does(length: int) -> None:
     record = bytes(length)
     wire = MESSAGES["StepsRequest"](record=record).SerializeToString()
-    assert _frame(length) + record == wire
-    assert _framed_record(wire) == record
+    assert _messages.frame(length) + record == wire
+    assert _messages.framed_record(wire) == record
     for other in (
         wire[:-1],
         wire + b"\0",
@@ -307,7 +307,7 @@ def test_a_record_alone_is_framed_as_protobuf_does(length: int) -> None:
         b"",
         b"\x12" + b"\xff" * 9,
     ):
-        assert _framed_record(other) is None
+        assert _messages.framed_record(other) is None
 
 
 def test_abort_comes_through_while_a_step_runs(start: Callable[..., Engine]) -> None:

@@ -25,7 +25,7 @@ from pillion import _forward, _step
 from pillion.errors import PillionError, StepRecordError, UnsupportedError, error_json
 from pillion.transports._grpc_stream import OwnStream, StreamCall
 from pillion.transports._grpcio import DecodeError, grpc
-from pillion.transports._messages import MESSAGES, record_of_step, step_output_of_record
+from pillion.transports._messages import MESSAGES, frame, framed_record, record_of_step, step_output_of_record
 
 __all__ = ["OLDEST_PROTOCOL", "PROTOCOL", "GrpcServer", "Served", "negotiate"]
 
@@ -53,8 +53,6 @@ _NONE: Final = bytes(4)
 # The kind in the header of a record that answers a forward record.
 _KIND: Final = slice(6, 8)
 _FORWARD_OUTPUT: Final = b"\x04\x00"
-# Field 2 of a message of the stream, the same in both directions: a record.
-_RECORD_FIELD: Final = b"\x12"
 _STATES: Final = {"loading": 1, "ready": 2, "closing": 3}
 
 log = logging.getLogger("pillion")
@@ -272,7 +270,7 @@ class GrpcServer:
 
     def _reply_to(self, message: bytes) -> bytes:
         """Runs the step that a message of the stream asks for, on this thread."""
-        record = _framed_record(message)
+        record = framed_record(message)
         is_typed = record is None
         if record is None:
             record = _record_of(message)
@@ -290,7 +288,7 @@ class GrpcServer:
         if is_typed:
             reply: bytes = _reply(step=step_output_of_record(answer)).SerializeToString()
             return reply
-        return _frame(len(answer)) + answer
+        return frame(len(answer)) + answer
 
     def _stream_steps(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         """The stream, where it goes the public way."""
@@ -502,30 +500,6 @@ def _refusal(error: Exception) -> tuple[Any, bytes]:
         # It is no exception of the user's code.
         del data["python"]
     return ((ERROR_KEY, json.dumps(data).encode()),), data["message"].encode("ascii", "replace")
-
-
-def _framed_record(message: bytes) -> bytes | None:
-    """The record in a message of the stream that has nothing else; `None` if it is another one."""
-    if message[:1] != _RECORD_FIELD:
-        return None
-    at, length, shift = 1, 0, 0
-    for byte in message[1:6]:
-        at += 1
-        length |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return message[at:] if length and at + length == len(message) else None
-        shift += 7
-    return None
-
-
-def _frame(length: int) -> bytes:
-    """What stands before a record of so many bytes in a message of the stream."""
-    frame = bytearray(_RECORD_FIELD)
-    while length > 0x7F:
-        frame.append(length & 0x7F | 0x80)
-        length >>= 7
-    frame.append(length)
-    return bytes(frame)
 
 
 def _is_over(stream: StreamCall | _StreamEnd) -> bool:

@@ -16,13 +16,15 @@ from pillion import _step
 from pillion.errors import StepRecordError
 from pillion.transports._worker_proto import DESCRIPTOR
 
-__all__ = ["MESSAGES", "record_of_step", "step_output_of_record"]
+__all__ = ["MESSAGES", "frame", "framed_record", "record_of_step", "step_output_of_record"]
 
 _STEP_HEADER: Final = struct.Struct("<IHHIIQQ12I")
 _NAMED_STEP_HEADER: Final = struct.Struct("<IHHIIQQ14I")
 _OUTPUT_HEADER: Final = struct.Struct("<IHHIIQQ8I")
 _TOP: Final = struct.Struct("<IIf")
 _LENGTH: Final = struct.Struct("<I")
+# Field 2 of a message of the stream, the same in both directions: a record.
+_RECORD_FIELD: Final = b"\x12"
 
 
 def _packed_as_bytes(file: descriptor_pb2.FileDescriptorProto) -> None:
@@ -53,6 +55,30 @@ MESSAGES: Final = _load()
 
 _StepOutput: Final = MESSAGES["StepOutput"]
 _TopLogprob: Final = MESSAGES["TopLogprob"]
+
+
+def framed_record(message: bytes) -> bytes | None:
+    """The record in a message of the stream that has nothing else; `None` if it is another one."""
+    if message[:1] != _RECORD_FIELD:
+        return None
+    at, length, shift = 1, 0, 0
+    for byte in message[1:6]:
+        at += 1
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return message[at:] if length and at + length == len(message) else None
+        shift += 7
+    return None
+
+
+def frame(length: int) -> bytes:
+    """What stands before a record of so many bytes in a message of the stream."""
+    frame = bytearray(_RECORD_FIELD)
+    while length > 0x7F:
+        frame.append(length & 0x7F | 0x80)
+        length >>= 7
+    frame.append(length)
+    return bytes(frame)
 
 
 def record_of_step(step: Any) -> bytes:
