@@ -17,6 +17,7 @@
     clippy::similar_names,
     clippy::struct_excessive_bools,
     clippy::needless_for_each,
+    clippy::match_overlapping_arm,
     clippy::match_same_arms,
     reason = "patterns and files are spelled as their authors spell them, case by case"
 )]
