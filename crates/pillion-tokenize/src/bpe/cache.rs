@@ -1,8 +1,9 @@
 //! The bounded caches of words and their tokens. They hold full bytes: what they hold changes no result.
 
-use super::hash::{HashKey, slot_of};
+use super::hash::slot_of;
 use super::map::Table;
 use super::simd::prefetch;
+use super::vocab::Vocab;
 use super::word::ShortKey;
 
 /// The most tokens of a word that [`ShortCache`] keeps.
@@ -28,7 +29,7 @@ const SHORT_BITS: u64 = u64::MAX >> (64 - COUNT_SHIFT);
 #[repr(C, align(64))]
 struct Pair([Slot; 2]);
 
-/// Words of up to 15 bytes and four tokens. It grows with use up to 8 MiB: the words of a language mostly fit in, and to look one up that
+/// Words of up to 15 bytes and four tokens. It grows with use up to 12 MiB: the words of a language mostly fit in, and to look one up that
 /// has left the core's own cache is still far cheaper than to merge it again. A word may stand in either of two pairs, so that few are lost
 /// before most slots are taken: in the first it is found fast, in the second it is looked for only before it would be merged.
 pub(super) struct ShortCache {
@@ -37,19 +38,24 @@ pub(super) struct ShortCache {
 }
 
 const FIRST_PAIRS: usize = 1 << 9;
-const MAX_PAIRS: usize = 1 << 17;
+/// When these are half full, much more text is likely to come.
+const SOME_PAIRS: usize = 1 << 12;
+const MAX_PAIRS: usize = 3 << 16;
 
 /// A word's tokens and how many of these there are.
 pub(super) type Inline = ([u32; MAX_INLINE], usize);
 
 impl Slot {
+    fn new(key: ShortKey, ids: [u32; MAX_INLINE], count: usize) -> Self {
+        Self { low: key.low, high: key.high | (count as u64) << COUNT_SHIFT, ids }
+    }
+
     fn is_empty(&self) -> bool {
         self.high & LENGTH_BITS == 0
     }
 
-    /// The hash of its word.
-    fn hash(&self, hashes: HashKey) -> u64 {
-        hashes.pair(self.low, self.high & SHORT_BITS)
+    fn key(&self) -> ShortKey {
+        ShortKey { low: self.low, high: self.high & SHORT_BITS }
     }
 }
 
@@ -109,36 +115,53 @@ impl ShortCache {
         self.touch(second(hash));
     }
 
-    /// Keeps the word if it has up to [`MAX_INLINE`] tokens: in its first pair, or in its second one if that has room and the first has
-    /// none, or else in place of the older in the first.
-    pub(super) fn insert(&mut self, key: ShortKey, hash: u64, tokens: &[u32], hashes: HashKey) {
+    /// Keeps the word, which does not stand in its second pair, if it has up to [`MAX_INLINE`] tokens: in its first pair, or in its second one
+    /// if that has room and the first has none, or else in place of the older in the first.
+    pub(super) fn insert(&mut self, key: ShortKey, hash: u64, tokens: &[u32], vocab: &Vocab) {
         if tokens.is_empty() || tokens.len() > MAX_INLINE {
             return;
         }
         if self.inserted > self.pairs.len() && self.pairs.len() < MAX_PAIRS {
-            self.grow(hashes);
+            self.grow(vocab);
         }
-        if self.get(key, hash).or_else(|| self.get_second(key, hash)).is_some() {
+        // The same word may have been new twice.
+        if self.get(key, hash).is_some() {
             return;
         }
         self.inserted += 1;
         let mut ids = [0; MAX_INLINE];
         ids[..tokens.len()].copy_from_slice(tokens);
-        self.put(Slot { low: key.low, high: key.high | (tokens.len() as u64) << COUNT_SHIFT, ids }, hash);
+        self.put(Slot::new(key, ids, tokens.len()), hash);
     }
 
     fn put(&mut self, slot: Slot, hash: u64) {
-        let places = [hash, second(hash)].map(|hash| slot_of(hash, self.pairs.len()));
-        let at = places.into_iter().find(|&at| self.pairs[at].has_room()).unwrap_or(places[0]);
+        let [first, second] = self.places(hash);
+        let at = if self.pairs[first].has_room() || !self.pairs[second].has_room() { first } else { second };
         self.pairs[at].put(slot);
     }
 
+    fn places(&self, hash: u64) -> [usize; 2] {
+        [hash, second(hash)].map(|hash| slot_of(hash, self.pairs.len()))
+    }
+
+    /// Makes room; when it is the last time, then with the words that are tokens, as far as these leave half of the room free: it takes
+    /// less time to put them all there than to look for each where it first comes.
     #[cold]
-    fn grow(&mut self, hashes: HashKey) {
-        let more = Table::new(Pair([EMPTY; 2]), (self.pairs.len() * 8).min(MAX_PAIRS));
-        for &Pair([first, second]) in &*std::mem::replace(&mut self.pairs, more) {
+    fn grow(&mut self, vocab: &Vocab) {
+        let more = if self.pairs.len() < SOME_PAIRS { SOME_PAIRS } else { MAX_PAIRS };
+        for &Pair([first, second]) in &*std::mem::replace(&mut self.pairs, Table::new(Pair([EMPTY; 2]), more)) {
             for slot in [second, first].into_iter().filter(|slot| !slot.is_empty()) {
-                self.put(slot, slot.hash(hashes));
+                self.put(slot, vocab.hash(slot.key()));
+            }
+        }
+        if more < MAX_PAIRS {
+            return;
+        }
+        for (key, id) in vocab.short_words().take(MAX_PAIRS) {
+            let hash = vocab.hash(key);
+            let is_new = self.get(key, hash).or_else(|| self.get_second(key, hash)).is_none();
+            if is_new && self.places(hash).into_iter().any(|at| self.pairs[at].has_room()) {
+                self.put(Slot::new(key, [id; MAX_INLINE], 1), hash);
             }
         }
     }
@@ -162,7 +185,7 @@ struct Places([Place; 4]);
 
 /// Longer words, in a ring of bytes: each word, then its tokens. New ones overwrite the oldest.
 pub(super) struct LongCache {
-    places: Vec<Places>,
+    places: Table<Places>,
     ring: Vec<u8>,
     written: u64,
 }
@@ -175,7 +198,13 @@ const ID_BYTES: usize = 4;
 
 impl LongCache {
     pub(super) fn new() -> Self {
-        Self { places: Vec::new(), ring: Vec::new(), written: 0 }
+        Self { places: Table::new(Places([NOWHERE; 4]), 0), ring: Vec::new(), written: 0 }
+    }
+
+    /// Begins to bring near what [`Self::get`] reads first.
+    #[inline(always)]
+    pub(super) fn touch(&self, hash: u64) {
+        prefetch(&self.places, slot_of(hash, self.places.len()));
     }
 
     /// The tokens of the word, each of four bytes.
@@ -202,7 +231,7 @@ impl LongCache {
     /// Keeps the word, which is of 1 to [`MAX_LONG`] bytes.
     pub(super) fn insert(&mut self, word: &[u8], hash: u64, tokens: &[u32]) {
         if self.places.is_empty() {
-            self.places = vec![Places([NOWHERE; 4]); PLACES];
+            self.places = Table::new(Places([NOWHERE; 4]), PLACES);
         }
         let size = word.len() + ID_BYTES * tokens.len();
         let mut start = (self.written % RING as u64) as usize;
@@ -230,7 +259,12 @@ impl LongCache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hash::HashKey;
     use super::*;
+
+    fn vocab(tokens: &[(&str, u32)]) -> Vocab {
+        Vocab::new(tokens, HashKey::random()).unwrap()
+    }
 
     fn key(number: u32) -> ShortKey {
         let bytes = number.to_le_bytes();
@@ -239,13 +273,13 @@ mod tests {
 
     #[test]
     fn a_short_word_gives_its_own_tokens_or_none() {
-        let hashes = HashKey::random();
-        let hash = |key: ShortKey| hashes.pair(key.low, key.high);
+        let vocab = vocab(&[]);
+        let hash = |key: ShortKey| vocab.hash(key);
         let mut cache = ShortCache::new();
         let mut found = 0;
         for number in 0..200_000_u32 {
             let tokens = vec![number; 1 + number as usize % 5];
-            cache.insert(key(number), hash(key(number)), &tokens, hashes);
+            cache.insert(key(number), hash(key(number)), &tokens, &vocab);
             for asked in [number, number / 2, number + 1, number.saturating_sub(1000)] {
                 let (key, hash) = (key(asked), hash(key(asked)));
                 let Some((ids, count)) = cache.get(key, hash).or_else(|| cache.get_second(key, hash)) else { continue };
@@ -260,13 +294,13 @@ mod tests {
 
     #[test]
     fn few_words_are_lost_before_most_slots_are_taken() {
-        let hashes = HashKey::random();
-        let hash = |key: ShortKey| hashes.pair(key.low, key.high);
+        let vocab = vocab(&[]);
+        let hash = |key: ShortKey| vocab.hash(key);
         let key = |number: u32| ShortKey::new(format!("{:08x}", number.wrapping_mul(0x9e37_79b1)).as_bytes(), 0, 8);
         let mut cache = ShortCache::new();
         let words = MAX_PAIRS as u32 * 2 * 6 / 10;
         for number in 0..words {
-            cache.insert(key(number), hash(key(number)), &[number], hashes);
+            cache.insert(key(number), hash(key(number)), &[number], &vocab);
         }
         let kept = |number: &u32| {
             let key = key(*number);
@@ -278,11 +312,27 @@ mod tests {
     }
 
     #[test]
+    fn words_that_are_tokens_are_there_once_there_is_much_text() {
+        let mut vocab = vocab(&[("ab", 7), ("abc", 8), ("abcdefghijklmnopqrst", 9)]);
+        vocab.set_whole(7);
+        let mut cache = ShortCache::new();
+        let tokens = |cache: &ShortCache, word: &[u8]| {
+            let key = ShortKey::new(word, 0, word.len());
+            cache.get(key, vocab.hash(key)).map(|(ids, count)| ids[..count].to_vec())
+        };
+        assert_eq!(tokens(&cache, b"ab"), None);
+        for number in 0..2 * SOME_PAIRS as u32 {
+            cache.insert(key(number), vocab.hash(key(number)), &[number], &vocab);
+        }
+        assert_eq!((tokens(&cache, b"ab"), tokens(&cache, b"abc")), (Some(vec![7]), None));
+    }
+
+    #[test]
     fn equal_hashes_do_not_confuse_words() {
-        let hashes = HashKey::random();
+        let vocab = vocab(&[]);
         let mut cache = ShortCache::new();
         for number in 0..5 {
-            cache.insert(key(number), 5, &[number], hashes);
+            cache.insert(key(number), 5, &[number], &vocab);
         }
         let first = [0, 1, 2, 3, 4].map(|number| cache.get(key(number), 5).map(|(ids, _)| ids[0]));
         assert_eq!(first, [None, Some(1), None, None, Some(4)], "the oldest went");

@@ -83,6 +83,7 @@ impl ByteLevelBpe {
     ) -> Result<(), TextTooLong> {
         TextTooLong::check(text)?;
         scratch.own(self);
+        out.reserve(text.len() / BYTES_PER_TOKEN + MAX_INLINE);
         let mut sink = Sink::new(out);
         self.added.split_plain(text, parse, |part| match part.id {
             Some(id) => sink.push(id),
@@ -135,11 +136,11 @@ impl ByteLevelBpe {
             // The words of a block are found first and looked up then, so that the look-ups wait for memory together.
             ahead.len = 0;
             while start < piece.bytes.len() && ahead.len < Ahead::ENOUGH {
-                start = self.find_words(scanner, piece, start, short, &mut ahead);
+                start = self.find_words(scanner, piece, start, (short, long), &mut ahead);
             }
             for &word in &ahead.words[..ahead.len] {
                 if word.key == ShortKey::NONE {
-                    self.long_word(word, piece.bytes, long, pending, sink);
+                    Self::long_word(word, piece.bytes, long, pending, sink);
                     continue;
                 }
                 match short.get(word.key, word.hash) {
@@ -163,10 +164,13 @@ impl ByteLevelBpe {
         scanner: S,
         piece: Piece<'_>,
         start: usize,
-        short: &ShortCache,
+        (short, long): (&ShortCache, &LongCache),
         ahead: &mut Ahead,
     ) -> usize {
         let mut add = |start: usize, end: usize, key: ShortKey| {
+            if key == ShortKey::NONE {
+                return self.add_long(piece.bytes, start, end, long, ahead);
+            }
             let hash = self.key.pair(key.low, key.high);
             short.touch(hash);
             ahead.push(Word { start, end, key, hash });
@@ -190,14 +194,21 @@ impl ByteLevelBpe {
         end
     }
 
-    /// A word that is too long for a key.
+    /// Adds a word that is too long for a key.
     #[inline(never)]
-    fn long_word(&self, word: Word, bytes: &[u8], long: &LongCache, pending: &mut Pending, sink: &mut Sink<'_>) {
-        let text = &bytes[word.start..word.end];
-        let hash = if text.len() > MAX_LONG { 0 } else { self.key.bytes(text) };
-        match long.get(text, hash) {
+    fn add_long(&self, bytes: &[u8], start: usize, end: usize, long: &LongCache, ahead: &mut Ahead) {
+        // The vocabulary has words of any length.
+        let hash = self.key.bytes(&bytes[start..end]);
+        long.touch(hash);
+        ahead.push(Word { start, end, key: ShortKey::NONE, hash });
+    }
+
+    /// Looks up a word that is too long for a key.
+    #[inline(never)]
+    fn long_word(word: Word, bytes: &[u8], long: &LongCache, pending: &mut Pending, sink: &mut Sink<'_>) {
+        match long.get(&bytes[word.start..word.end], word.hash) {
             Some(ids) => sink.append(|out| out.extend(ids.iter().map(|&id| u32::from_le_bytes(id)))),
-            None => pending.push(Word { hash, ..word }, sink),
+            None => pending.push(word, sink),
         }
     }
 }
@@ -240,6 +251,9 @@ impl Ahead {
         }
     }
 }
+
+/// Most texts have more bytes than that for each token. Room is made at once for so many; texts of more tokens make more.
+const BYTES_PER_TOKEN: usize = 3;
 
 /// The end of a list of ids, with room written ahead, so that a few ids are one store.
 pub(super) struct Sink<'a> {

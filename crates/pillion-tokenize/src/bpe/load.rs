@@ -9,7 +9,7 @@ use super::Refusal;
 use super::added::{AddedToken, AddedTokens};
 use super::alphabet;
 use super::hash::HashKey;
-use super::merge::{MAX_MERGES, Merge, MergeRoom, Merges, NO_BYTE};
+use super::merge::{MAX_MERGES, Merge, Merges, NO_BYTE};
 use super::offsets::Trim;
 use super::pattern::{Pattern, Split};
 use super::vocab::Vocab;
@@ -49,16 +49,8 @@ impl Parts {
 
 /// Marks the tokens that their own bytes become: all of them if merges are ignored for whole words.
 fn mark_whole(vocab: &mut Vocab, merges: &Merges, ignores_merges: bool) {
-    let known = vocab.ids().filter(|&id| vocab.known_bytes_of(id).is_some());
-    let mut whole: Vec<u32> = known.collect();
-    if !ignores_merges {
-        let ids = std::mem::take(&mut whole);
-        let mut next = ids.iter();
-        let words = ids.iter().filter_map(|&id| vocab.known_bytes_of(id));
-        MergeRoom::default().encode(merges, words, |tokens| {
-            whole.extend(next.next().copied().filter(|&id| tokens == [id]));
-        });
-    }
+    let known = || vocab.ids().filter(|&id| vocab.known_bytes_of(id).is_some()).collect();
+    let whole: Vec<u32> = if ignores_merges { known() } else { merges.reached().collect() };
     whole.into_iter().for_each(|id| vocab.set_whole(id));
 }
 

@@ -9,7 +9,7 @@ use std::{
     slice,
 };
 
-/// The size of a large page; smaller tables need none.
+/// The size of a large page. Tables of less than half a page need none.
 const LARGE: usize = 2 << 20;
 
 /// A table of a fixed length; where the system has them, in large pages.
@@ -30,7 +30,7 @@ impl<T: Copy> Table<T> {
         const { assert!(size_of::<T>() > 0) };
         let layout = Layout::array::<T>(len.max(1)).expect("a table of more than isize::MAX bytes: this is a bug");
         let layout =
-            if layout.size() < LARGE { layout } else { layout.align_to(LARGE).unwrap_or(layout).pad_to_align() };
+            if layout.size() < LARGE / 2 { layout } else { layout.align_to(LARGE).unwrap_or(layout).pad_to_align() };
         // SAFETY: the layout is not of size zero, since neither the length nor the type is.
         let Some(items) = NonNull::new(unsafe { alloc(layout) }.cast::<T>()) else { handle_alloc_error(layout) };
         if layout.align() == LARGE {

@@ -1,18 +1,19 @@
 //! Byte-pair merging of one word. Knows nothing of text, patterns or caches.
+//!
+//! Words merge as symbols: a byte that has a token is a symbol, and so is what each merge makes, in the order of the merges'
+//! ranks. Of two symbols that merges make, the lower one is therefore the one to be made first.
 
 mod chars;
 mod lanes;
 mod long;
 mod pairs;
-
-use std::collections::HashMap;
+mod reach;
 
 use super::hash::HashKey;
-use chars::CharTokens;
+use chars::CharSymbols;
 use lanes::Lanes;
-use long::LongWord;
-pub(super) use pairs::MAX_MERGES;
-use pairs::{Joined, NO_RANK, PairTable};
+use long::{Joined, LongWord, Pairs};
+use pairs::{NO_SYMBOL, PairTable};
 
 /// One line of the merge list: two ids and what they become.
 #[derive(Clone, Copy)]
@@ -25,14 +26,21 @@ pub(super) struct Merge {
 /// In place of a byte's id: the vocabulary has no token for it, and words lose it.
 pub(super) const NO_BYTE: u32 = u32::MAX;
 
+/// The symbols of bytes come before those of merges.
+const BYTES: usize = 256;
+/// The most lines of a merge list.
+pub(super) const MAX_MERGES: usize = pairs::MAX_SYMBOLS - BYTES;
+
 pub(super) struct Merges {
     pairs: PairTable,
-    byte_ids: [u32; 256],
+    byte_ids: [u32; BYTES],
     /// Some byte has no token.
     lossy: bool,
-    /// How each pair of bytes merges.
-    byte_pairs: Vec<Joined>,
-    chars: CharTokens,
+    /// The token of each symbol.
+    tokens: Vec<u32>,
+    /// What each pair of bytes becomes.
+    byte_pairs: Vec<u32>,
+    chars: CharSymbols,
     /// No merge ranks before one that makes its left or right part.
     ordered: bool,
 }
@@ -41,37 +49,29 @@ impl Merges {
     /// `byte_ids` may be [`NO_BYTE`]. `merges` in the order of their ranks, none where text cannot lead to one; at most
     /// [`MAX_MERGES`]. Of two with the same pair the later counts. `bytes_of` gives the bytes of a token.
     pub(super) fn new<'a>(
-        byte_ids: [u32; 256],
+        byte_ids: [u32; BYTES],
         merges: &[Option<Merge>],
         bytes_of: impl Fn(u32) -> Option<&'a [u8]>,
         key: HashKey,
     ) -> Self {
-        let mut pairs = PairTable::new(merges.len(), key);
-        for (rank, merge) in merges.iter().enumerate() {
-            if let Some(Merge { left, right, result }) = *merge {
-                pairs.insert(left, right, Joined { rank: rank as u32, id: result });
-            }
-        }
-        let byte_pairs = (0..1 << 16).map(|pair: usize| pairs.get(byte_ids[pair >> 8], byte_ids[pair & 0xff]));
-        let byte_pairs = byte_pairs.collect();
+        let merges = reach::reached(byte_ids, merges, &bytes_of, key);
+        let mut tokens = byte_ids.to_vec();
+        tokens.extend(merges.iter().map(|merge| merge.result));
+        let pairs: Vec<([u32; 2], u32)> =
+            merges.iter().map(|merge| [merge.left, merge.right]).zip(BYTES as u32..).collect();
+        let ordered = pairs.iter().all(|([left, right], symbol)| left < symbol && right < symbol);
+        let table = PairTable::new(&pairs);
+        let byte_pairs = (0..1 << 16).map(|pair: u32| table.get(pair >> 8, pair & 0xff)).collect();
         let lossy = byte_ids.contains(&NO_BYTE);
-        let mut this = Self { pairs, byte_ids, lossy, byte_pairs, chars: CharTokens::default(), ordered: false };
-        this.ordered = this.is_ordered(merges);
-        this.chars = CharTokens::new(&this, merges, bytes_of);
+        let mut this =
+            Self { pairs: table, byte_ids, lossy, tokens, byte_pairs, chars: CharSymbols::default(), ordered };
+        this.chars = CharSymbols::new(&this, &pairs, |symbol| bytes_of(this.token(symbol)));
         this
     }
 
-    fn is_ordered(&self, merges: &[Option<Merge>]) -> bool {
-        let mut made_at: HashMap<u32, u32> = HashMap::with_capacity(merges.len());
-        for merge in merges.iter().flatten() {
-            let rank = self.rank(merge.left, merge.right);
-            let highest = made_at.entry(merge.result).or_default();
-            *highest = rank.max(*highest);
-        }
-        merges.iter().flatten().all(|merge| {
-            let rank = self.rank(merge.left, merge.right);
-            [merge.left, merge.right].iter().all(|part| made_at.get(part).is_none_or(|&made| made < rank))
-        })
+    /// The tokens that their own bytes become.
+    pub(super) fn reached(&self) -> impl Iterator<Item = u32> {
+        self.tokens.iter().copied().filter(|&token| token != NO_BYTE)
     }
 
     /// The token of a byte, or [`NO_BYTE`].
@@ -85,9 +85,10 @@ impl Merges {
         self.lossy && word.iter().any(|&byte| self.byte_id(byte) == NO_BYTE)
     }
 
+    /// The token of a symbol.
     #[inline(always)]
-    fn rank(&self, left: u32, right: u32) -> u32 {
-        self.pairs.get(left, right).rank
+    fn token(&self, symbol: u32) -> u32 {
+        self.tokens[symbol as usize]
     }
 
     /// The first symbols of `word`, which may be cut anywhere.
@@ -100,6 +101,14 @@ impl Merges {
     #[cfg(test)]
     pub(super) fn encode(&self, word: &[u8], room: &mut MergeRoom, out: &mut Vec<u32>) {
         room.encode(self, std::iter::once(word), |tokens| out.extend_from_slice(tokens));
+    }
+}
+
+impl Pairs for PairTable {
+    #[inline(always)]
+    fn joined(&self, left: u32, right: u32) -> Joined {
+        let symbol = self.get(left, right);
+        Joined { rank: symbol, id: symbol }
     }
 }
 
@@ -135,10 +144,13 @@ impl MergeRoom {
                 return;
             }
             self.lanes.merge(merges);
-            self.lanes.take(&mut self.tokens, &mut each);
+            self.lanes.take(merges, &mut self.tokens, &mut each);
             if let Some(word) = long {
                 self.tokens.clear();
-                self.long.encode(merges, merges.seeds(word), &mut self.tokens);
+                self.long.encode(&merges.pairs, merges.ordered, merges.seeds(word), &mut self.tokens);
+                for symbol in &mut self.tokens {
+                    *symbol = merges.token(*symbol);
+                }
                 each(&self.tokens);
                 self.tokens.shrink_to(MAX_KEPT);
             }
@@ -149,7 +161,7 @@ impl MergeRoom {
 /// Tokens to keep room for after a word.
 const MAX_KEPT: usize = 1 << 14;
 
-/// The first symbols of a word: tokens of characters where these are certain, of bytes elsewhere.
+/// The first symbols of a word: those of characters where these are certain, of bytes elsewhere.
 struct Seeds<'a> {
     merges: &'a Merges,
     word: &'a [u8],
@@ -164,20 +176,20 @@ impl Iterator for Seeds<'_> {
     #[inline(always)]
     fn next(&mut self) -> Option<u32> {
         if self.loses {
-            let ids = self.word[self.at..].iter().map(|&byte| self.merges.byte_id(byte));
-            let (skipped, id) = (0..).zip(ids).find(|&(_, id)| id != NO_BYTE)?;
+            let mut rest = (0..).zip(&self.word[self.at..]);
+            let (skipped, &byte) = rest.find(|&(_, &byte)| self.merges.byte_id(byte) != NO_BYTE)?;
             self.at += skipped + 1;
-            return Some(id);
+            return Some(u32::from(byte));
         }
         let first = *self.word.get(self.at)?;
         if let 0xc2..0xf0 = first
-            && let Some((id, len)) = self.merges.chars.at(self.word, self.at)
+            && let Some((symbol, len)) = self.merges.chars.at(self.word, self.at)
         {
             self.at += len;
-            return Some(id);
+            return Some(symbol);
         }
         self.at += 1;
-        Some(self.merges.byte_id(first))
+        Some(u32::from(first))
     }
 }
 

@@ -29,6 +29,10 @@ pub(super) struct Pending {
     /// The place among the ids that one id holds for each word.
     places: Vec<usize>,
     tokens: Vec<Tokens>,
+    /// The words, by their places, that no cache holds.
+    new: Vec<usize>,
+    /// Those of them that are to be merged.
+    open: Vec<usize>,
     many: Vec<u32>,
     room: MergeRoom,
 }
@@ -64,15 +68,16 @@ impl Pending {
     ) {
         self.find(tokenizer, bytes, short);
         self.merge(tokenizer, bytes);
-        for (word, tokens) in self.words.iter().zip(&self.tokens) {
-            let tokens = match tokens {
+        for &at in &self.new {
+            let word = &self.words[at];
+            let tokens = match &self.tokens[at] {
                 Tokens::One(id) => std::slice::from_ref(id),
                 Tokens::Many { start, end } => &self.many[*start..*end],
                 Tokens::Unknown => continue,
             };
             let text = &bytes[word.start..word.end];
             match text.len() {
-                ..=MAX_SHORT => short.insert(word.key, word.hash, tokens, tokenizer.key),
+                ..=MAX_SHORT => short.insert(word.key, word.hash, tokens, &tokenizer.vocab),
                 ..=MAX_LONG => long.insert(text, word.hash, tokens),
                 _ => {}
             }
@@ -82,45 +87,48 @@ impl Pending {
         self.places.clear();
     }
 
-    /// Finds the words that are tokens, and those that the cache holds where nobody has looked yet.
+    /// Finds the words that the cache holds where nobody has looked yet, and those that are tokens.
     fn find(&mut self, tokenizer: &ByteLevelBpe, bytes: &[u8], short: &ShortCache) {
         const MAX_KEPT: usize = 1 << 14;
         self.tokens.clear();
+        self.new.clear();
+        self.open.clear();
         self.many.clear();
         self.many.shrink_to(MAX_KEPT);
         for word in self.words.iter().filter(|word| word.is_short()) {
-            tokenizer.vocab.touch_short(word.hash);
             short.touch_second(word.hash);
+            tokenizer.vocab.touch_short(word.hash);
         }
-        for word in &self.words {
-            let text = &bytes[word.start..word.end];
-            let tokens = if !word.is_short() {
-                tokenizer.vocab.whole(text).map(Tokens::One)
-            } else if let Some(id) = tokenizer.vocab.whole_short(word.key) {
-                Some(Tokens::One(id))
-            } else {
-                short.get_second(word.key, word.hash).map(|(ids, count)| {
+        for (at, word) in self.words.iter().enumerate() {
+            let whole = if word.is_short() {
+                if let Some((ids, count)) = short.get_second(word.key, word.hash) {
                     let start = self.many.len();
                     self.many.extend(ids.into_iter().take(count));
-                    Tokens::Many { start, end: self.many.len() }
-                })
+                    self.tokens.push(Tokens::Many { start, end: self.many.len() });
+                    continue;
+                }
+                tokenizer.vocab.whole_short(word.key)
+            } else {
+                tokenizer.vocab.whole_long(&bytes[word.start..word.end], word.hash)
             };
-            self.tokens.push(tokens.unwrap_or(Tokens::Unknown));
+            self.new.push(at);
+            if whole.is_none() {
+                self.open.push(at);
+            }
+            self.tokens.push(whole.map_or(Tokens::Unknown, Tokens::One));
         }
     }
 
     /// Merges the words that are left.
     fn merge(&mut self, tokenizer: &ByteLevelBpe, bytes: &[u8]) {
-        let unknown = |tokens: &Tokens| matches!(tokens, Tokens::Unknown);
-        let words = self.words.iter().zip(self.tokens.clone()).filter(|(_, tokens)| unknown(tokens));
-        let words = words.map(|(word, _)| &bytes[word.start..word.end]);
-        let mut open = self.tokens.iter_mut().filter(|tokens| unknown(tokens));
-        let many = &mut self.many;
-        self.room.encode(&tokenizer.merges, words, |ids| {
+        let Self { words, tokens, open, many, room, .. } = self;
+        let texts = open.iter().map(|&at| &bytes[words[at].start..words[at].end]);
+        let mut merged = open.iter();
+        room.encode(&tokenizer.merges, texts, |ids| {
             let start = many.len();
             many.extend_from_slice(ids);
-            if let Some(tokens) = open.next() {
-                *tokens = Tokens::Many { start, end: many.len() };
+            if let Some(&at) = merged.next() {
+                tokens[at] = Tokens::Many { start, end: many.len() };
             }
         });
     }

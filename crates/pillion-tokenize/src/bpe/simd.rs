@@ -99,7 +99,10 @@ mod plain {
 
         #[inline(always)]
         pub(in crate::bpe) fn is(self, byte: u8) -> u64 {
-            self.within(byte, byte)
+            gather(self.0.map(|word| {
+                let other = word ^ u64::from(byte) * ONES;
+                !((other & !HIGH) + !HIGH | other)
+            }))
         }
 
         #[inline(always)]
@@ -152,7 +155,7 @@ impl Block {
         self.0.wide()
     }
 
-    /// Which are this ASCII character.
+    /// Which are this byte.
     #[inline(always)]
     pub(super) fn is(self, byte: u8) -> u64 {
         self.0.is(byte)
@@ -189,8 +192,10 @@ mod tests {
             let (block, plain) = (Block::load(&bytes), plain::Block::load(&bytes));
             let within = bits(&bytes, |byte| (first..=last).contains(&byte));
             prop_assert_eq!((block.within(first, last), plain.within(first, last)), (within, within));
-            let is = bits(&bytes, |byte| byte == first);
-            prop_assert_eq!((block.is(first), plain.is(first)), (is, is));
+            for other in [first, last, first | 0x80, bytes[7]] {
+                let is = bits(&bytes, |byte| byte == other);
+                prop_assert_eq!((block.is(other), plain.is(other)), (is, is));
+            }
             let wide = bits(&bytes, |byte| byte >= 0x80);
             prop_assert_eq!((block.wide(), plain.wide()), (wide, wide));
             let letters = bits(&bytes, |byte| byte.is_ascii_alphabetic());

@@ -126,7 +126,7 @@ impl Vocab {
     }
 
     fn long_value(&self, bytes: &[u8]) -> Option<u32> {
-        self.long.get(bytes, |id| self.bytes_of(id))
+        self.long.get(bytes, self.long.key.bytes(bytes), |id| self.bytes_of(id))
     }
 
     /// Marks the token as what the engine gives for its own bytes.
@@ -145,19 +145,26 @@ impl Vocab {
         self.short.get(key).filter(|value| value & WHOLE != 0).map(|value| value & !WHOLE)
     }
 
+    /// The hash of a short word.
+    pub(super) fn hash(&self, key: ShortKey) -> u64 {
+        self.short.key.pair(key.low, key.high)
+    }
+
+    /// The short words for which the engine gives one token.
+    pub(super) fn short_words(&self) -> impl Iterator<Item = (ShortKey, u32)> {
+        let whole = |slot: &&ShortSlot| slot.key.high != 0 && slot.value & WHOLE != 0;
+        self.short.slots.iter().filter(whole).map(|slot| (slot.key, slot.value & !WHOLE))
+    }
+
     /// Begins to bring what [`Self::whole_short`] reads near, given the hash of the word's key.
     #[inline(always)]
     pub(super) fn touch_short(&self, hash: u64) {
         prefetch(&self.short.slots, slot_of(hash, self.short.slots.len()));
     }
 
-    /// The token for a word of any length, if the engine gives it for the word.
-    pub(super) fn whole(&self, word: &[u8]) -> Option<u32> {
-        match word.len() {
-            0 => None,
-            1..=MAX_SHORT => self.whole_short(ShortKey::new(word, 0, word.len())),
-            _ => self.long_value(word).filter(|value| value & WHOLE != 0).map(|value| value & !WHOLE),
-        }
+    /// The token for a word that is not short, if the engine gives it for the word, whose hash this is.
+    pub(super) fn whole_long(&self, word: &[u8], hash: u64) -> Option<u32> {
+        self.long.get(word, hash, |id| self.bytes_of(id)).filter(|value| value & WHOLE != 0).map(|value| value & !WHOLE)
     }
 }
 
@@ -229,10 +236,8 @@ impl LongIndex {
     }
 
     #[inline]
-    fn get<'a>(&self, bytes: &[u8], bytes_of: impl Fn(u32) -> Option<&'a [u8]>) -> Option<u32> {
-        self.probe(self.key.bytes(bytes))
-            .map(|at| self.slots[at].value)
-            .find(|value| bytes_of(value & !WHOLE) == Some(bytes))
+    fn get<'a>(&self, bytes: &[u8], hash: u64, bytes_of: impl Fn(u32) -> Option<&'a [u8]>) -> Option<u32> {
+        self.probe(hash).map(|at| self.slots[at].value).find(|value| bytes_of(value & !WHOLE) == Some(bytes))
     }
 
     /// The occupied slots that `hash` may stand in.
@@ -307,8 +312,11 @@ mod tests {
         vocab.set_whole(4);
         let short = |word: &[u8]| vocab.whole_short(ShortKey::new(word, 0, word.len()));
         assert_eq!((short(b"a"), short(b"ab"), short(b"b")), (None, Some(2), None));
-        assert_eq!(vocab.whole(b"abcdefghijklmnop"), None);
-        assert_eq!(vocab.whole(b"abcdefghijklmnoq"), Some(4));
+        let long = |word: &[u8]| vocab.whole_long(word, vocab.long.key.bytes(word));
+        assert_eq!(long(b"abcdefghijklmnop"), None);
+        assert_eq!(long(b"abcdefghijklmnoq"), Some(4));
+        let words: Vec<_> = vocab.short_words().collect();
+        assert_eq!(words, [(ShortKey::new(b"ab", 0, 2), 2)]);
         assert_eq!(vocab.id_of(b"abcdefghijklmnoq"), Some(4));
     }
 

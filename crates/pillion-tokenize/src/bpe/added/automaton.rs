@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use crate::bpe::simd::{self, Block};
+
 /// An Aho-Corasick automaton. A state stands for the longest part of the text so far that begins a pattern.
 pub(super) struct Automaton {
     states: Vec<State>,
@@ -10,8 +12,10 @@ pub(super) struct Automaton {
     edges: Vec<(u8, u32)>,
     /// The state after the first byte of a pattern.
     first: Vec<u32>,
-    /// The first bytes of patterns, if they are few.
-    few: Vec<u8>,
+    /// The first bytes of patterns, if they are few: some of them may stand here twice.
+    few: Option<[u8; MAX_FEW]>,
+    /// Whether a byte may come after the first one of a pattern, or a pattern has only one.
+    second: [bool; 256],
 }
 
 #[derive(Clone, Copy, Default)]
@@ -41,7 +45,8 @@ impl Automaton {
     /// Patterns and the numbers to report for them; none may be empty, and no two equal.
     pub(super) fn new(patterns: &[(&str, usize)]) -> Result<Self, String> {
         let trie = Trie::new(patterns)?;
-        let mut this = Self { states: Vec::new(), edges: Vec::new(), first: vec![ROOT; 256], few: Vec::new() };
+        let mut this =
+            Self { states: Vec::new(), edges: Vec::new(), first: vec![ROOT; 256], few: None, second: [false; 256] };
         for node in &trie.nodes {
             let edges_start = this.edges.len() as u32;
             this.edges.extend_from_slice(&node.edges);
@@ -51,8 +56,18 @@ impl Automaton {
         for &(byte, state) in &trie.nodes[0].edges {
             this.first[usize::from(byte)] = state;
         }
-        if trie.nodes[0].edges.len() <= MAX_FEW {
-            this.few = trie.nodes[0].edges.iter().map(|&(byte, _)| byte).collect();
+        let firsts = &trie.nodes[0].edges;
+        if let [(last, _), ..] = firsts[..]
+            && firsts.len() <= MAX_FEW
+        {
+            this.few = Some(std::array::from_fn(|at| firsts.get(at).map_or(last, |&(byte, _)| byte)));
+        }
+        for &(_, child) in firsts {
+            let Node { edges, pattern, .. } = &trie.nodes[child as usize];
+            for second in 0..=u8::MAX {
+                let follows = pattern.is_some() || edges.iter().any(|&(byte, _)| byte == second);
+                this.second[usize::from(second)] |= follows;
+            }
         }
         this.link(&trie);
         Ok(this)
@@ -99,19 +114,21 @@ impl Automaton {
         }
     }
 
-    /// Where the next byte that begins a pattern is.
+    /// Where the next byte is that may begin a pattern.
     #[inline]
     fn skip(&self, text: &[u8], mut at: usize) -> usize {
-        const BLOCK: usize = 64;
-        if let [first, ..] = self.few[..] {
-            let second = self.few.get(1).copied().unwrap_or(first);
-            let third = self.few.get(2).copied().unwrap_or(first);
-            let is_first = |&byte: &u8| byte == first || byte == second || byte == third;
-            while let Some(block) = text.get(at..at + BLOCK) {
-                if block.iter().fold(false, |any, byte| any | is_first(byte)) {
-                    break;
+        if let Some(few) = self.few {
+            while let Some(bytes) = text.get(at..).and_then(|rest| rest.first_chunk::<{ simd::BYTES }>()) {
+                let block = Block::load(bytes);
+                let mut firsts = few.into_iter().fold(0, |bits, byte| bits | block.is(byte));
+                while firsts != 0 {
+                    let first = at + firsts.trailing_zeros() as usize;
+                    if text.get(first + 1).is_none_or(|&byte| self.second[usize::from(byte)]) {
+                        return first;
+                    }
+                    firsts &= firsts - 1;
                 }
-                at += BLOCK;
+                at += simd::BYTES;
             }
         }
         while text.get(at).is_some_and(|&byte| self.first[usize::from(byte)] == ROOT) {

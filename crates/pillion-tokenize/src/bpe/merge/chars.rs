@@ -1,26 +1,26 @@
-//! Characters whose bytes become one token before anything around them counts, so that a word can start from them.
+//! Characters whose bytes become one symbol before anything around them counts, so that a word can start from them.
 
 use std::collections::HashMap;
 
-use super::{Joined, Merge, Merges, NO_RANK};
+use super::{Merges, NO_SYMBOL};
 use crate::bpe::table::decode_wide;
 
-/// The token of each character of the basic plane, and the bytes beside the character for which that is not certain.
+/// The symbol of each character of the basic plane, and the bytes beside the character for which that is not certain.
 #[derive(Default)]
-pub(super) struct CharTokens {
-    tokens: Vec<CharToken>,
+pub(super) struct CharSymbols {
+    chars: Vec<CharSymbol>,
     masks: Vec<ByteMask>,
 }
 
 #[derive(Clone, Copy)]
-struct CharToken {
-    id: u32,
+struct CharSymbol {
+    symbol: u32,
     /// Masks of the bytes before and after the character that could interfere.
     before: u16,
     after: u16,
 }
 
-const NO_TOKEN: CharToken = CharToken { id: u32::MAX, before: 0, after: 0 };
+const NO_CHAR: CharSymbol = CharSymbol { symbol: NO_SYMBOL, before: 0, after: 0 };
 const BASIC: usize = 1 << 16;
 
 /// A set of bytes.
@@ -38,35 +38,39 @@ impl ByteMask {
     }
 }
 
-impl CharTokens {
-    /// The token of the character at `at` of `word` and the character's length, if the token is certain there. The
+impl CharSymbols {
+    /// The symbol of the character at `at` of `word` and the character's length, if it is certain there. The
     /// word may be cut anywhere, also within a character.
     #[inline(always)]
     pub(super) fn at(&self, word: &[u8], at: usize) -> Option<(u32, usize)> {
         let (code_point, len) = decode_wide(word, at);
-        let CharToken { id, before, after } = *self.tokens.get(code_point as usize)?;
+        let CharSymbol { symbol, before, after } = *self.chars.get(code_point as usize)?;
         let is_char = word.get(at + 1..at + len).is_some_and(|rest| rest.iter().all(|byte| byte & 0xc0 == 0x80));
         let blocked = |mask: u16, byte: Option<&u8>| byte.is_some_and(|&byte| self.masks[usize::from(mask)].has(byte));
-        let certain = id != NO_TOKEN.id
+        let certain = symbol != NO_CHAR.symbol
             && is_char
             && !blocked(after, word.get(at + len))
             && !blocked(before, at.checked_sub(1).and_then(|at| word.get(at)));
-        certain.then_some((id, len))
+        certain.then_some((symbol, len))
     }
 
-    /// Finds the tokens of all characters. `bytes_of` gives a token's bytes.
+    /// Finds the symbols of all characters. `pairs` are those that merge and what they become; `bytes_of` gives a symbol's bytes.
     ///
-    /// A character's token is certain if each merge within the character ranks before any that could take its first or
-    /// last symbol away, and all of them before any merge of the whole character: then the merges of a word, in the
+    /// A character's symbol is certain if each merge within the character ranks before any that could take its first or
+    /// last part away, and all of them before any merge of the whole character: then the merges of a word, in the
     /// reference's order, are those within its characters and, in the same order as without them, the others. What
-    /// could interfere is a merge with a token that ends with the byte before the character, or begins with the one
+    /// could interfere is a merge with a symbol that ends with the byte before the character, or begins with the one
     /// after it.
-    pub(super) fn new<'a>(merges: &Merges, list: &[Option<Merge>], bytes_of: impl Fn(u32) -> Option<&'a [u8]>) -> Self {
-        let beside = Beside::new(merges, list, bytes_of);
-        let mut this = Self { tokens: vec![NO_TOKEN; BASIC], masks: vec![ByteMask::default()] };
+    pub(super) fn new<'a>(
+        merges: &Merges,
+        pairs: &[([u32; 2], u32)],
+        bytes_of: impl Fn(u32) -> Option<&'a [u8]>,
+    ) -> Self {
+        let beside = Beside::new(pairs, bytes_of);
+        let mut this = Self { chars: vec![NO_CHAR; BASIC], masks: vec![ByteMask::default()] };
         let mut known = HashMap::from([(ByteMask::default(), 0)]);
         for c in (0x80..BASIC as u32).filter_map(char::from_u32) {
-            let Some((id, before, after)) = beside.token_of(merges, c) else { continue };
+            let Some((symbol, before, after)) = beside.symbol_of(merges, c) else { continue };
             let mut number = |mask: ByteMask| {
                 let next = u16::try_from(this.masks.len()).ok();
                 let number = *known.entry(mask).or_insert(next?);
@@ -76,14 +80,14 @@ impl CharTokens {
                 Some(number)
             };
             if let (Some(before), Some(after)) = (number(before), number(after)) {
-                this.tokens[c as usize] = CharToken { id, before, after };
+                this.chars[c as usize] = CharSymbol { symbol, before, after };
             }
         }
         this
     }
 }
 
-/// For tokens that are a character or a part of one: which merges they are the right part of, by the last byte of the
+/// For symbols that are a character or a part of one: which merges they are the right part of, by the last byte of the
 /// left part, and the other way round.
 struct Beside {
     before: HashMap<u32, Vec<(u8, u32)>>,
@@ -91,30 +95,29 @@ struct Beside {
 }
 
 impl Beside {
-    fn new<'a>(merges: &Merges, list: &[Option<Merge>], bytes_of: impl Fn(u32) -> Option<&'a [u8]>) -> Self {
+    fn new<'a>(pairs: &[([u32; 2], u32)], bytes_of: impl Fn(u32) -> Option<&'a [u8]>) -> Self {
         let mut this = Self { before: HashMap::new(), after: HashMap::new() };
         let in_char = |bytes: &[u8]| bytes.len() <= 3 && bytes.iter().all(|&byte| byte >= 0x80);
-        for merge in list.iter().flatten() {
-            let rank = merges.rank(merge.left, merge.right);
-            let (Some(left), Some(right)) = (bytes_of(merge.left), bytes_of(merge.right)) else { continue };
-            let (Some(&last), Some(&first)) = (left.last(), right.first()) else { continue };
-            if in_char(right) {
-                this.before.entry(merge.right).or_default().push((last, rank));
+        for &([left, right], becomes) in pairs {
+            let (Some(left_bytes), Some(right_bytes)) = (bytes_of(left), bytes_of(right)) else { continue };
+            let (Some(&last), Some(&first)) = (left_bytes.last(), right_bytes.first()) else { continue };
+            if in_char(right_bytes) {
+                this.before.entry(right).or_default().push((last, becomes));
             }
-            if in_char(left) {
-                this.after.entry(merge.left).or_default().push((first, rank));
+            if in_char(left_bytes) {
+                this.after.entry(left).or_default().push((first, becomes));
             }
         }
         for list in this.before.values_mut().chain(this.after.values_mut()) {
-            // The lowest rank for each byte is enough.
+            // The first merge for each byte is enough.
             list.sort_unstable();
             list.dedup_by_key(|entry| entry.0);
         }
         this
     }
 
-    /// The token of a character, and the bytes before and after it that could interfere.
-    fn token_of(&self, merges: &Merges, c: char) -> Option<(u32, ByteMask, ByteMask)> {
+    /// The symbol of a character, and the bytes before and after it that could interfere.
+    fn symbol_of(&self, merges: &Merges, c: char) -> Option<(u32, ByteMask, ByteMask)> {
         let mut buffer = [0; 4];
         let bytes = c.encode_utf8(&mut buffer).as_bytes();
         if merges.loses_from(bytes) {
@@ -122,19 +125,19 @@ impl Beside {
         }
         let mut symbols = [0; 4];
         for (symbol, &byte) in symbols.iter_mut().zip(bytes) {
-            *symbol = merges.byte_id(byte);
+            *symbol = u32::from(byte);
         }
         let (mut before, mut after) = (ByteMask::default(), ByteMask::default());
         let (mut len, mut highest) = (bytes.len(), 0);
         while len > 1 {
             let pairs = (0..len - 1).map(|place| (merges.pairs.get(symbols[place], symbols[place + 1]), place));
-            let (Joined { rank, id }, place) = pairs.min_by_key(|(joined, place)| (joined.rank, *place))?;
-            if rank == NO_RANK {
+            let (becomes, place) = pairs.min()?;
+            if becomes == NO_SYMBOL {
                 return None;
             }
-            self.block(&mut before, &mut after, symbols[0], symbols[len - 1], rank);
-            highest = rank.max(highest);
-            symbols[place] = id;
+            self.block(&mut before, &mut after, symbols[0], symbols[len - 1], becomes);
+            highest = becomes.max(highest);
+            symbols[place] = becomes;
             symbols.copy_within(place + 2.., place + 1);
             len -= 1;
         }
@@ -142,11 +145,11 @@ impl Beside {
         Some((symbols[0], before, after))
     }
 
-    /// Adds the bytes beside `first` and `last` that allow a merge of these of up to `rank`.
-    fn block(&self, before: &mut ByteMask, after: &mut ByteMask, first: u32, last: u32, rank: u32) {
+    /// Adds the bytes beside `first` and `last` that allow a merge of these which makes `highest` or a lower one.
+    fn block(&self, before: &mut ByteMask, after: &mut ByteMask, first: u32, last: u32, highest: u32) {
         for (mask, list) in [(before, self.before.get(&first)), (after, self.after.get(&last))] {
             for &(byte, other) in list.into_iter().flatten() {
-                if other <= rank {
+                if other <= highest {
                     mask.insert(byte);
                 }
             }

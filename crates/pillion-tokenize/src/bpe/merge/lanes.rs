@@ -1,7 +1,8 @@
 //! Merging of several words at a time, one step of each in turn. A step looks up two pairs, which are seldom in the
 //! core's own cache: alone it would wait for them, so the look-ups of all words begin before the first is needed.
 
-use super::{Joined, Merges, NO_RANK};
+use super::pairs::Found;
+use super::{Merges, NO_SYMBOL};
 
 /// Words that merge at a time.
 const LANES: usize = 8;
@@ -62,27 +63,29 @@ impl Lanes {
     }
 
     /// Gives the tokens of each word to `each`.
-    pub(super) fn take(&self, tokens: &mut Vec<u32>, each: &mut impl FnMut(&[u32])) {
+    pub(super) fn take(&self, merges: &Merges, tokens: &mut Vec<u32>, each: &mut impl FnMut(&[u32])) {
         for lane in &self.lanes[..self.used] {
             tokens.clear();
-            lane.take(tokens);
+            lane.take(merges, tokens);
             each(tokens);
         }
     }
 }
 
-/// One word. Each step takes the lowest of the keys, which hold rank and place, and joins the symbol there with the
-/// next one.
+/// One word. Each step takes the lowest of the keys, which hold what a pair becomes and its place, and joins the symbol
+/// there with the next one.
 struct Lane {
-    ids: [u32; MAX_SYMBOLS],
+    symbols: [u32; MAX_SYMBOLS],
     keys: [i32; MAX_SYMBOLS],
-    /// What each symbol and the next one become, looked up early.
-    results: [u32; MAX_SYMBOLS],
     next: [u8; MAX_SYMBOLS],
     previous: [u8; MAX_SYMBOLS],
     len: usize,
-    /// The place that was joined last.
+    /// Where each pair is read, before they have their keys.
+    found: [Found; MAX_SYMBOLS],
+    /// The place that was joined last, and where the pairs with the symbols before and after it are read.
     joined: usize,
+    before: Found,
+    after: Found,
     /// Whether all pairs have their keys.
     ranked: bool,
 }
@@ -107,15 +110,16 @@ const fn places(difference: u8) -> [u8; MAX_SYMBOLS] {
 
 impl Lane {
     fn new() -> Self {
-        let ids = [0; MAX_SYMBOLS];
         Self {
-            ids,
+            symbols: [0; MAX_SYMBOLS],
             keys: [NO_KEY; MAX_SYMBOLS],
-            results: ids,
             next: NEXT,
             previous: PREVIOUS,
             len: 0,
+            found: [Found::default(); MAX_SYMBOLS],
             joined: 0,
+            before: Found::default(),
+            after: Found::default(),
             ranked: false,
         }
     }
@@ -129,23 +133,23 @@ impl Lane {
         }
         self.len = 0;
         self.ranked = false;
-        for id in merges.seeds(word) {
-            let Some(room) = self.ids.get_mut(self.len) else { return false };
-            *room = id;
+        for symbol in merges.seeds(word) {
+            let Some(room) = self.symbols.get_mut(self.len) else { return false };
+            *room = symbol;
             self.len += 1;
         }
-        for pair in self.ids[..self.len].windows(2) {
-            merges.pairs.touch(pair[0], pair[1]);
+        for (found, pair) in self.found.iter_mut().zip(self.symbols[..self.len].windows(2)) {
+            *found = merges.pairs.touch(pair[0], pair[1]);
         }
         true
     }
 
-    /// Fills the lane with bytes, of which the ranks are in a table of their own.
+    /// Fills the lane with bytes, of which the pairs are in a table of their own.
     fn fill_ascii(&mut self, merges: &Merges, word: &[u8]) -> bool {
         self.len = word.len();
-        let Some(ids) = self.ids.get_mut(..word.len()) else { return false };
-        for (id, &byte) in ids.iter_mut().zip(word) {
-            *id = merges.byte_id(byte);
+        let Some(symbols) = self.symbols.get_mut(..word.len()) else { return false };
+        for (symbol, &byte) in symbols.iter_mut().zip(word) {
+            *symbol = u32::from(byte);
         }
         for (place, pair) in word.windows(2).enumerate() {
             self.set(place & PLACE, merges.byte_pairs[usize::from(pair[0]) << 8 | usize::from(pair[1])]);
@@ -154,25 +158,23 @@ impl Lane {
         true
     }
 
-    /// Ranks all pairs, where that is still to do.
+    /// Finds what all pairs become, where that is still to do.
     fn rank(&mut self, merges: &Merges) {
         if self.ranked {
             return;
         }
         for place in 0..self.len.saturating_sub(1) {
-            let joined = merges.pairs.get(self.ids[place & PLACE], self.ids[(place + 1) & PLACE]);
-            self.set(place & PLACE, joined);
+            self.set(place & PLACE, merges.pairs.read(self.found[place & PLACE]));
         }
     }
 
     #[inline(always)]
-    fn set(&mut self, place: usize, joined: Joined) {
-        let key = (joined.rank << PLACE_BITS) as i32 | place as i32;
-        self.keys[place] = if joined.rank == NO_RANK { NO_KEY } else { key };
-        self.results[place] = joined.id;
+    fn set(&mut self, place: usize, becomes: u32) {
+        let key = (becomes << PLACE_BITS) as i32 | place as i32;
+        self.keys[place] = if becomes == NO_SYMBOL { NO_KEY } else { key };
     }
 
-    /// Joins the pair of the lowest rank, if any, and begins to look up the pairs that it makes.
+    /// Joins the pair that becomes the lowest symbol, if any, and begins to look up the pairs that this makes.
     #[inline(always)]
     fn join(&mut self, merges: &Merges) -> bool {
         let key = lowest(&self.keys, self.len);
@@ -182,38 +184,36 @@ impl Lane {
         let place = key as usize & PLACE;
         let right = usize::from(self.next[place]) & PLACE;
         let after = usize::from(self.next[right]);
-        let result = self.results[place];
-        self.ids[place] = result;
+        let becomes = key as u32 >> PLACE_BITS;
+        self.symbols[place] = becomes;
         self.keys[right] = NO_KEY;
         self.keys[place] = NO_KEY;
         self.next[place] = after as u8;
         self.joined = place;
         self.previous[after & PLACE] = place as u8;
         let before = usize::from(self.previous[place]) & PLACE;
-        merges.pairs.touch(result, self.ids[after & PLACE]);
-        merges.pairs.touch(self.ids[before], result);
+        self.after = merges.pairs.touch(becomes, self.symbols[after & PLACE]);
+        self.before = merges.pairs.touch(self.symbols[before], becomes);
         true
     }
 
-    /// Ranks the pairs that the last joining made.
+    /// Finds what the pairs become that the last joining made.
     #[inline(always)]
     fn rank_joined(&mut self, merges: &Merges) {
         let place = self.joined & PLACE;
-        let id = self.ids[place];
-        let after = usize::from(self.next[place]);
-        if after < self.len {
-            self.set(place, merges.pairs.get(id, self.ids[after & PLACE]));
+        if usize::from(self.next[place]) < self.len {
+            self.set(place, merges.pairs.read(self.after));
         }
         if place > 0 {
             let before = usize::from(self.previous[place]) & PLACE;
-            self.set(before, merges.pairs.get(self.ids[before], id));
+            self.set(before, merges.pairs.read(self.before));
         }
     }
 
-    fn take(&self, tokens: &mut Vec<u32>) {
+    fn take(&self, merges: &Merges, tokens: &mut Vec<u32>) {
         let mut place = 0;
         while place < self.len {
-            tokens.push(self.ids[place & PLACE]);
+            tokens.push(merges.token(self.symbols[place & PLACE]));
             place = usize::from(self.next[place & PLACE]);
         }
     }

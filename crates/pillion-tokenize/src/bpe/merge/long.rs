@@ -3,7 +3,21 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::{Joined, Merges, NO_RANK};
+/// How a pair merges.
+#[derive(Clone, Copy)]
+pub(super) struct Joined {
+    pub(super) rank: u32,
+    /// What the two become.
+    pub(super) id: u32,
+}
+
+/// The rank of a pair that does not merge: it is above all ranks.
+pub(super) const NO_RANK: u32 = u32::MAX;
+
+/// Which pairs merge.
+pub(super) trait Pairs {
+    fn joined(&self, left: u32, right: u32) -> Joined;
+}
 
 /// The room that long words merge in; what it keeps between words is bounded.
 #[derive(Default)]
@@ -11,6 +25,7 @@ pub(in crate::bpe) struct LongWord {
     symbols: Vec<Symbol>,
     ordered: RadixQueue,
     unordered: BinaryHeap<Reverse<u64>>,
+    last: Option<[u32; 2]>,
 }
 
 #[derive(Clone, Copy)]
@@ -27,7 +42,19 @@ const END: u32 = u32::MAX;
 const MAX_KEPT: usize = 1 << 14;
 
 impl LongWord {
-    pub(super) fn encode(&mut self, merges: &Merges, seeds: impl Iterator<Item = u32>, out: &mut Vec<u32>) {
+    /// The pair that was joined last in the last word.
+    pub(super) fn last(&self) -> Option<[u32; 2]> {
+        self.last
+    }
+
+    /// Appends what is left of the seeds when all merges are done. `ordered`: no merge ranks before one that makes its parts.
+    pub(super) fn encode(
+        &mut self,
+        pairs: &impl Pairs,
+        ordered: bool,
+        seeds: impl Iterator<Item = u32>,
+        out: &mut Vec<u32>,
+    ) {
         self.symbols.clear();
         self.symbols.extend(seeds.zip(0..).map(|(id, place): (u32, u32)| Symbol {
             id,
@@ -38,13 +65,13 @@ impl LongWord {
         if let Some(last) = self.symbols.last_mut() {
             last.next = END;
         }
-        if merges.ordered {
+        if ordered {
             self.ordered.clear();
-            Self::merge(&mut self.symbols, merges, &mut self.ordered);
+            self.last = Self::merge(&mut self.symbols, pairs, &mut self.ordered);
             self.ordered.shrink();
         } else {
             self.unordered.clear();
-            Self::merge(&mut self.symbols, merges, &mut self.unordered);
+            self.last = Self::merge(&mut self.symbols, pairs, &mut self.unordered);
             self.unordered.shrink_to(MAX_KEPT);
         }
         let mut place = 0;
@@ -56,17 +83,19 @@ impl LongWord {
         self.symbols.shrink_to(MAX_KEPT);
     }
 
-    fn merge(symbols: &mut [Symbol], merges: &Merges, queue: &mut impl Queue) {
+    fn merge(symbols: &mut [Symbol], pairs: &impl Pairs, queue: &mut impl Queue) -> Option<[u32; 2]> {
+        let mut last = None;
         for place in 0..symbols.len() {
-            pair(symbols, merges, place as u32, queue);
+            pair(symbols, pairs, place as u32, queue);
         }
         while let Some(key) = queue.pop() {
             let (rank, place) = ((key >> 32) as u32, key as u32);
-            let Symbol { joined, previous, next, .. } = symbols[place as usize];
+            let Symbol { id, joined, previous, next } = symbols[place as usize];
             // The pair may have merged with others since.
             if joined.rank != rank {
                 continue;
             }
+            last = Some([id, symbols[next as usize].id]);
             let after = symbols[next as usize].next;
             symbols[next as usize].joined.rank = NO_RANK;
             symbols[place as usize].id = joined.id;
@@ -74,20 +103,21 @@ impl LongWord {
             if let Some(after) = symbols.get_mut(after as usize) {
                 after.previous = place;
             }
-            pair(symbols, merges, place, queue);
+            pair(symbols, pairs, place, queue);
             if previous != END {
-                pair(symbols, merges, previous, queue);
+                pair(symbols, pairs, previous, queue);
             }
         }
+        last
     }
 }
 
 /// Ranks the pair of the symbol at `place` and the next one, and queues it if it merges.
 #[inline(always)]
-fn pair(symbols: &mut [Symbol], merges: &Merges, place: u32, queue: &mut impl Queue) {
+fn pair(symbols: &mut [Symbol], pairs: &impl Pairs, place: u32, queue: &mut impl Queue) {
     let Symbol { id, next, .. } = symbols[place as usize];
     let joined = match symbols.get(next as usize) {
-        Some(next) => merges.pairs.get(id, next.id),
+        Some(next) => pairs.joined(id, next.id),
         None => Joined { rank: NO_RANK, id },
     };
     symbols[place as usize].joined = joined;
