@@ -2,7 +2,7 @@
 
 use super::ByteLevelBpe;
 use super::added::ParseSpecial;
-use super::cache::{LongCache, MAX_INLINE, MAX_LONG, ShortCache};
+use super::cache::{LongCache, MAX_INLINE, ShortCache};
 use super::normalize;
 use super::pattern::with_scanner;
 use super::pending::Pending;

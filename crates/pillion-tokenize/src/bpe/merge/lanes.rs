@@ -5,7 +5,7 @@ use super::pairs::Found;
 use super::{Merges, NO_SYMBOL};
 
 /// Words that merge at a time.
-const LANES: usize = 8;
+const LANES: usize = 16;
 /// The most symbols of such a word.
 const MAX_SYMBOLS: usize = 64;
 
