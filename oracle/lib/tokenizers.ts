@@ -28,31 +28,40 @@ const npm = (name: string, what: string): Source => ({
   },
 })
 
-/** All of them. */
-export const tokenizers: readonly Source[] = [
+const smollm2: Source = {
+  name: 'smollm2',
+  what: 'BPE, digits, then GPT-2 pattern',
+  file() {
+    const file = path.join(root, '.models/smollm2/tokenizer.json')
+    if (!existsSync(file)) throw new Unavailable('.models/smollm2 is not there: `npm test` makes it')
+    return file
+  },
+}
+
+/** Those that lie in a package or a model's folder, beside the model's other files. */
+export const packaged: readonly Source[] = [
   npm('llama3', 'BPE, cl100k-like pattern, ignore_merges'),
   npm('llama3_1', 'BPE, cl100k-like pattern, ignore_merges'),
   npm('qwen3', 'BPE, single digits, NFC'),
   npm('gptoss', 'BPE, o200k pattern, ignore_merges'),
   npm('gpt4o', 'BPE, o200k pattern, removed and inverted'),
   npm('deepseek_v3', 'BPE, three patterns'),
-  { name: 'tekken', what: 'BPE, tekken pattern, from ranks', file: tekken },
-  { name: 'gpt2-like', what: 'BPE, GPT-2 pattern, from ranks', file: gpt2Like },
-  { name: 'smollm2', what: 'BPE, digits, then GPT-2 pattern', file: smollm2 },
+  smollm2,
   npm('claude', 'BPE, GPT-2 pattern, NFKC'),
   npm('gemma3', 'SentencePiece-like BPE, 6,415 added tokens'),
   npm('gemini', 'SentencePiece-like BPE, no pre-tokenizer'),
   npm('llama2', 'SentencePiece-like BPE, prefix space, byte fallback'),
+]
+
+/** All of them. */
+export const tokenizers: readonly Source[] = [
+  ...packaged,
+  { name: 'tekken', what: 'BPE, tekken pattern, from ranks', file: tekken },
+  { name: 'gpt2-like', what: 'BPE, GPT-2 pattern, from ranks', file: gpt2Like },
   { name: 'minilm', what: 'WordPiece, BERT', file: miniLm },
   { name: 'unigram8k', what: 'Unigram, nmt_nfkc, trained here', file: unigram },
   ...variants,
 ]
-
-function smollm2(): string {
-  const file = path.join(root, '.models/smollm2/tokenizer.json')
-  if (!existsSync(file)) throw new Unavailable('.models/smollm2 is not there: `npm test` makes it')
-  return file
-}
 
 function unigram(): string {
   const script = path.join(here, 'unigram.py')
