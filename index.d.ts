@@ -315,6 +315,10 @@ declare class NativeCancel {
 declare class NativeDecodeStream {
   /** Takes ids; returns the text that is certain. */
   push(ids: Uint32Array): string
+  /** Takes one id. */
+  pushId(id: number): string
+  /** A number for what the stream remembers, -1 for none: an id that leaves it as it was will give the same text again. */
+  state(): number
   /** The rest. */
   end(): string
 }
@@ -519,6 +523,16 @@ interface EncodedBatch extends EncodedColumns {
   sources: Uint32Array
 }
 
+/** Ids on their way to text as they come. */
+
+/** Turns ids into text as they come; never gives half of a character. */
+interface DecodeStream {
+  /** Takes ids; returns the text that is certain now, which may be empty. */
+  push(ids: number | ArrayLike<number>): string
+  /** Ends the stream; returns the rest, in which an incomplete character is U+FFFD. The stream can be used anew. */
+  end(): string
+}
+
 /** Texts on their way in: copied on the JS thread, long ones in slices between which the event loop runs. */
 
 /** A text: a string, in which a lone surrogate becomes U+FFFD, or UTF-8 bytes, which must be valid. */
@@ -576,13 +590,6 @@ interface DecodeOptions {
   readonly skipSpecialTokens?: boolean | undefined
   /** Undoes the spaces that simple tokenizers put before punctuation. Default: false. */
   readonly cleanUp?: boolean | undefined
-}
-/** Turns ids into text as they come; never gives half of a character. */
-interface DecodeStream {
-  /** Takes ids; returns the text that is certain now, which may be empty. */
-  push(ids: number | ArrayLike<number>): string
-  /** Ends the stream; returns the rest, in which an incomplete character is U+FFFD. The stream can be used anew. */
-  end(): string
 }
 /** What `fromPretrained` takes. */
 type PretrainedOptions = Call

@@ -15,6 +15,10 @@ export declare class NativeCancel {
 export declare class NativeDecodeStream {
   /** Takes ids; returns the text that is certain. */
   push(ids: Uint32Array): string
+  /** Takes one id. */
+  pushId(id: number): string
+  /** A number for what the stream remembers, -1 for none: an id that leaves it as it was will give the same text again. */
+  state(): number
   /** The rest. */
   end(): string
 }

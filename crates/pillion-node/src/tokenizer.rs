@@ -10,9 +10,7 @@ use std::{
 
 use napi::{
     Env, Status,
-    bindgen_prelude::{
-        Array, FnArgs, Function, Object, ObjectFinalize, ToNapiValue, Uint32Array, Uint32ArraySlice, Unknown,
-    },
+    bindgen_prelude::{Array, FnArgs, Function, Object, ObjectFinalize, ToNapiValue, Uint32ArraySlice, Unknown},
     sys,
     threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode},
 };
@@ -333,7 +331,7 @@ impl NativeTokenizer {
 
     /// The tokens of ids; an id without one gives an empty text.
     #[napi(catch_unwind)]
-    pub fn ids_to_tokens(&self, ids: Uint32Array) -> Vec<String> {
+    pub fn ids_to_tokens(&self, ids: Uint32ArraySlice<'_>) -> Vec<String> {
         ids.iter().map(|&id| self.tokenizer.id_to_token(id).unwrap_or_default().to_owned()).collect()
     }
 
@@ -345,7 +343,7 @@ impl NativeTokenizer {
 
     /// Decodes ids on this thread.
     #[napi(catch_unwind)]
-    pub fn decode(&self, ids: Uint32Array, skip_special_tokens: bool, clean_up: bool) -> napi::Result<String> {
+    pub fn decode(&self, ids: Uint32ArraySlice<'_>, skip_special_tokens: bool, clean_up: bool) -> napi::Result<String> {
         let options = DecodeOptions { skip_special_tokens, clean_up };
         self.tokenizer.decode(&ids, &options).map_err(to_js)
     }
@@ -355,8 +353,8 @@ impl NativeTokenizer {
     pub fn decode_batch<'env>(
         &self,
         env: &'env Env,
-        ids: Uint32Array,
-        row_offsets: Uint32Array,
+        ids: Uint32ArraySlice<'_>,
+        row_offsets: Uint32ArraySlice<'_>,
         skip_special_tokens: bool,
         clean_up: bool,
         cancel: &NativeCancel,
@@ -393,8 +391,20 @@ impl NativeTokenizer {
 impl NativeDecodeStream {
     /// Takes ids; returns the text that is certain.
     #[napi(catch_unwind)]
-    pub fn push(&mut self, ids: Uint32Array) -> String {
+    pub fn push(&mut self, ids: Uint32ArraySlice<'_>) -> String {
         self.stream.push(&ids)
+    }
+
+    /// Takes one id.
+    #[napi(catch_unwind)]
+    pub fn push_id(&mut self, id: u32) -> String {
+        self.stream.push(&[id])
+    }
+
+    /// A number for what the stream remembers, -1 for none: an id that leaves it as it was will give the same text again.
+    #[napi(catch_unwind)]
+    pub fn state(&self) -> i32 {
+        self.stream.state().map_or(-1, |state| state as i32)
     }
 
     /// The rest.
