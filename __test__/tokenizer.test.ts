@@ -317,7 +317,7 @@ describe('batches', () => {
   })
 
   test('let the event loop turn', async () => {
-    const many = Array.from({ length: 15_000 }, (_, i) => `the quick brown fox number ${i} jumps over it`)
+    const many = Array.from({ length: 150_000 }, (_, i) => `the quick brown fox number ${i} jumps over it`)
     let done = false
     let turns = 0
     const turn = (): void => {
