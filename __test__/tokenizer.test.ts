@@ -317,7 +317,7 @@ describe('batches', () => {
   })
 
   test('let the event loop turn', async () => {
-    const many = Array.from({ length: 15_000 }, (_, i) => `the quick brown fox number ${i} jumps over it`)
+    const many = Array.from({ length: 150_000 }, (_, i) => `the quick brown fox number ${i} jumps over it`)
     let done = false
     let turns = 0
     const turn = (): void => {
@@ -348,6 +348,57 @@ describe('decodeStream', () => {
     expect(stream.end()).toContain('\ufffd')
     expect(stream.push(ids)).toBe('🌍')
   })
+
+  // Streams keep texts for each other; what one keeps must be right for all, whatever came before.
+  test.each(['ByteLevel', 'Metaspace', 'WordPiece', 'llama', 'CTC', 'BPEDecoder', 'none'])(
+    'gives what decode gives, many streams at once: %s',
+    async (kind) => {
+      const parts: Record<string, object | null> = {
+        Metaspace: { type: 'Metaspace', replacement: 'Ġ', prepend_scheme: 'always', split: true },
+        WordPiece: { type: 'WordPiece', prefix: 'l', cleanup: true },
+        llama: {
+          type: 'Sequence',
+          decoders: [
+            { type: 'Replace', pattern: { String: 'Ġ' }, content: ' ' },
+            { type: 'ByteFallback' },
+            { type: 'Fuse' },
+            { type: 'Strip', content: ' ', start: 1, stop: 0 },
+          ],
+        },
+        CTC: { type: 'CTC', pad_token: '<pad>', word_delimiter_token: 'Ġ', cleanup: true },
+        BPEDecoder: { type: 'BPEDecoder', suffix: 'o' },
+        none: null,
+      }
+      const file = tinyTokenizer()
+      const decoder = kind in parts ? { decoder: parts[kind] } : {}
+      const each = await Tokenizer.fromJSON(JSON.stringify({ ...file, ...decoder }))
+      const known = each.encode('hello 🌍 é, l ll world </s>hello', { parseSpecialTokens: true }).ids
+      let seed = 7
+      const below = (n: number): number => (seed = (Math.imul(seed, 48_271) >>> 0) % 0x7fff_ffff) % n
+      for (const skipSpecialTokens of [false, true]) {
+        for (const cleanUp of [false, true]) {
+          const streams = Array.from({ length: 6 }, () => ({
+            stream: each.decodeStream({ skipSpecialTokens, cleanUp }),
+            ids: [] as number[],
+            text: '',
+          }))
+          for (let step = 0; step < 3000; step += 1) {
+            const one = streams[below(streams.length)]!
+            if (below(40) === 0) {
+              expect(one.text + one.stream.end()).toBe(each.decode(one.ids, { skipSpecialTokens, cleanUp }))
+              Object.assign(one, { ids: [], text: '' })
+              continue
+            }
+            const ids = Array.from({ length: below(8) === 0 ? below(4) : 1 }, () =>
+              below(3) === 0 ? below(300) : known[below(known.length)]!,
+            )
+            one.ids.push(...ids)
+            one.text += one.stream.push(ids.length === 1 ? ids[0]! : ids)
+          }
+        }
+      }
+    },
+  )
 
   test('skips special tokens when told, and refuses what is no id', async () => {
     const stream = tokenizer.decodeStream({ skipSpecialTokens: true })

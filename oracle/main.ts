@@ -31,7 +31,7 @@ if (values.help) {
   --only A,B      tokenizers: ${tokenizers.map(({ name }) => name).join(', ')}
   --sets A,B      sets: ${Object.keys(sets).join(', ')}
   --quick         a part of each set, without corpora that are fetched
-  --write         writes the table of docs/exactness.md
+  --write         writes what ran into the table of docs/exactness.md
   --findings F    writes every difference that is shown to a file too`)
   process.exit(0)
 }
@@ -48,7 +48,7 @@ const only = list(
 )
 const chosenSets = list(values.sets, Object.keys(sets), '--sets')
 const begin = Date.now()
-const done: { name: string; what: string; result: OracleResult }[] = []
+const done: { name: string; result: OracleResult; minutes: number }[] = []
 const missing: string[] = []
 const lines: string[] = []
 
@@ -67,6 +67,7 @@ for (const source of tokenizers) {
     continue
   }
   console.log(`\n${source.name} (${source.what})`)
+  const start = Date.now()
   const result = await runOracle({
     packages,
     file,
@@ -78,7 +79,7 @@ for (const source of tokenizers) {
   })
   const reason = result.engine.reason === undefined ? '' : `, because ${result.engine.reason}`
   console.log(`  engine: ${result.engine.name}${reason}; ${result.fromCache} answers of the reference from the cache`)
-  done.push({ name: source.name, what: source.what, result })
+  done.push({ name: source.name, result, minutes: (Date.now() - start) / 60_000 })
 }
 if (done.length === 0) fail(`nothing was compared: ${missing.join('; ')}`)
 
@@ -104,25 +105,64 @@ function printSet(tokenizer: string, set: SetResult): void {
   }
 }
 
-/** Replaces what stands between the two marks of docs/exactness.md. */
+/** Replaces what stands between the two marks of docs/exactness.md; tokenizers that did not run keep what stood there. */
 function writeTable(): void {
   const file = path.join(root, 'docs/exactness.md')
-  const names = [...new Set(done.flatMap(({ result }) => result.sets.map(({ set }) => set)))]
-  const header = ['set', ...done.map(({ name }) => name)]
-  const cell = (sets: readonly SetResult[], name: string): string => {
-    const set = sets.find((one) => one.set === name)
-    return set === undefined ? '-' : `${count(set.differing)} of ${count(set.texts)}`
-  }
-  const rows = names.map((name) => [name, ...done.map(({ result }) => cell(result.sets, name))])
-  const engines = ['engine', ...done.map(({ result }) => result.engine.name)]
-  const table = [header, header.map(() => '---'), engines, ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n')
-  const machine = `${os.cpus().length} cores, ${os.platform()} ${os.arch()}, Node ${process.versions.node}`
-  const said = `${count(texts)} texts and ${count(tokens)} tokens in ${minutes} minutes (${machine}), ${count(differing)} differing.`
-  const without = missing.map((line) => `\nNot compared in this run: ${line}.`).join('')
   const [before, after] = readFileSync(file, 'utf8').split(/<!-- table -->[\s\S]*<!-- \/table -->/)
   if (before === undefined || after === undefined)
     fail('docs/exactness.md has lost its marks <!-- table --> and <!-- /table -->')
+  const columns = readColumns(readFileSync(file, 'utf8'))
+  for (const { name, result, minutes } of done) {
+    const cells = result.sets.map((set): [string, string] => [
+      set.set,
+      `${count(set.differing)} of ${count(set.texts)}`,
+    ])
+    const total = (field: 'texts' | 'tokens'): string => count(sum(result.sets, field))
+    const about = {
+      engine: result.engine.name,
+      texts: total('texts'),
+      tokens: total('tokens'),
+      minutes: minutes.toFixed(1),
+    }
+    columns.set(name, new Map([...Object.entries(about), ...cells]))
+  }
+  const known = tokenizers.map(({ name }) => name).filter((name) => columns.has(name))
+  const names = [...new Set(known.flatMap((name) => [...(columns.get(name)?.keys() ?? [])]))]
+  const rows = names.map((name) => [name, ...known.map((column) => columns.get(column)?.get(name) ?? '-')])
+  const header = ['set', ...known]
+  const table = [header, header.map(() => '---'), ...rows].map((row) => `| ${row.join(' | ')} |`).join('\n')
+  const over = (row: string): number =>
+    known.reduce((total, name) => total + Number(columns.get(name)?.get(row)?.replaceAll(',', '') ?? 0), 0)
+  const wrong = known.flatMap((name) =>
+    [...(columns.get(name)?.values() ?? [])].filter((cell) => /^[1-9].* of /.test(cell)),
+  )
+  const machine = `${os.cpus().length} cores, ${os.platform()} ${os.arch()}, Node ${process.versions.node}`
+  const said = `${known.length} tokenizers, ${count(over('texts'))} texts and ${count(over('tokens'))} tokens in ${over('minutes').toFixed(0)} minutes (${machine}); differences in ${wrong.length} of the sets.`
+  const without = missing.map((line) => `\nNot compared in this run: ${line}.`).join('')
   writeFileSync(file, `${before}<!-- table -->\n\n${said}${without}\n\n${table}\n\n<!-- /table -->${after}`)
+}
+
+/** The table that stands in the document, by tokenizer and row. */
+function readColumns(text: string): Map<string, Map<string, string>> {
+  const lines = text.split('\n').filter((line) => line.startsWith('| '))
+  const cells = lines.map((line) =>
+    line
+      .split('|')
+      .slice(1, -1)
+      .map((cell) => cell.trim()),
+  )
+  const at = cells.findIndex(([first, second]) => first === 'set' && second !== 'texts')
+  const [header = [], , ...rows] = at < 0 ? [] : cells.slice(at)
+  return new Map(
+    header
+      .slice(1)
+      .map((name, i) => [
+        name,
+        new Map(
+          rows.flatMap((row): [string, string][] => (row[i + 1] === '-' ? [] : [[row[0] ?? '', row[i + 1] ?? '']])),
+        ),
+      ]),
+  )
 }
 
 function list(given: string | undefined, known: readonly string[], option: string): readonly string[] {

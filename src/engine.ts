@@ -6,7 +6,8 @@ import type { Generation } from './generation'
 import { pythonFolder } from './native'
 import { callShape, checkArgument, checkOptions, kinds, oneOf, toJson } from './options'
 import { packInputs, type PredictResult } from './predict'
-import { Tokenizer, toIds } from './tokenizer'
+import { toIds } from './decode-stream'
+import { Tokenizer } from './tokenizer'
 
 /**
  * A way from Rust to Python. `'embedded'`: CPython inside this process, the cheapest; a segfault in Python ends Node. `'shm'`: a

@@ -7,7 +7,14 @@ import { PillionError } from './errors'
 // Written by `napi build`. Not `native.d.ts`: TypeScript would take that for this file's own types.
 import type * as Binding from './binding'
 
-export type { NativeCancel, NativeDecodeStream, NativeEngine, NativeTexts, NativeTokenizer } from './binding'
+export type {
+  NativeBatch,
+  NativeCancel,
+  NativeDecodeStream,
+  NativeEngine,
+  NativeTexts,
+  NativeTokenizer,
+} from './binding'
 type Addon = typeof Binding
 
 /** The version of this package; replaced when it is built. */

@@ -28,6 +28,8 @@ export const maxSyncUnits = 65_536
 /** Texts whose UTF-16 units are copied in one go on the JS thread; a batch with more lets other work in between. */
 const unitsPerSlice = 2 << 20
 const textsPerSlice = 16_384
+/** The same where the pool begins with a slice at once: short, so that it does not wait, and long enough for all of its threads. */
+const unitsPerPart = 512 << 10
 
 /** A batch of at most so many texts may be done at once. */
 const maxFewTexts = 64
@@ -85,24 +87,54 @@ export async function copyText(text: Text, pair: Text | undefined, cancel: Cance
 export async function copyTexts(texts: BatchTexts, cancel: Cancel): Promise<NativeTexts> {
   const { NativeTexts } = native()
   const arena = new NativeTexts()
-  if (!isArray(texts)) {
-    await copyPieces(arena, texts.bytes, 'texts.bytes', cancel)
-    callNative(() => arena.rows(unshared(texts.rowOffsets)))
-    return arena
+  if (isArray(texts)) await copyArray(texts, unitsPerSlice, cancel, () => arena)
+  else await copyPacked(texts, arena, cancel)
+  return arena
+}
+
+/** Copies the texts of a batch in slices; each is handed over, with the number of its first text, before the next is copied. */
+export async function copySlices(
+  texts: BatchTexts,
+  cancel: Cancel,
+  take: (slice: NativeTexts, first: number) => void,
+): Promise<void> {
+  const { NativeTexts } = native()
+  if (isArray(texts)) {
+    await copyArray(texts, unitsPerPart, cancel, () => new NativeTexts(), take)
+    return
   }
+  const all = new NativeTexts()
+  await copyPacked(texts, all, cancel)
+  take(all, 0)
+}
+
+async function copyPacked(texts: PackedTexts, arena: NativeTexts, cancel: Cancel): Promise<void> {
+  await copyPieces(arena, texts.bytes, 'texts.bytes', cancel)
+  callNative(() => arena.rows(unshared(texts.rowOffsets)))
+}
+
+/** Copies so many units at a time, each time into the arena that `arenaFor` gives. */
+async function copyArray(
+  texts: readonly (Text | readonly [Text, Text])[],
+  units: number,
+  cancel: Cancel,
+  arenaFor: () => NativeTexts,
+  done?: (arena: NativeTexts, from: number) => void,
+): Promise<void> {
   let next = 0
   while (next < texts.length && !cancel.isCancelled()) {
     const from = next
+    const arena = arenaFor()
     const to = firstLong(texts, from)
     if (to > from) {
-      next = callNative(() => arena.push(texts as Text[], from, to, unitsPerSlice))
+      next = callNative(() => arena.push(texts as Text[], from, to, units))
     } else {
       await copyLong(arena, texts[from] ?? '', `texts[${from}]`, cancel)
       next += 1
     }
+    done?.(arena, from)
     if (next < texts.length) await turn()
   }
-  return arena
 }
 
 /** The first text from `from` on that is too long to copy in one go, or where this slice ends. */

@@ -1,12 +1,14 @@
 import { fileURLToPath } from 'node:url'
 import { callNative, runCall, tell, type Call } from './call'
-import { batchEncoding, encoding, type BatchEncoding, type Col, type Encoding } from './encoding'
-import { describe, invalidArgument } from './errors'
-import { native, type NativeCancel, type NativeTokenizer } from './native'
+import { batchEncoding, encoding, type BatchEncoding, type Col, type EncodedBatch, type Encoding } from './encoding'
+import { invalidArgument } from './errors'
+import { native, type NativeBatch, type NativeCancel, type NativeTokenizer } from './native'
 import { callShape, checkArgument, checkOptions, kinds, oneOf, toJson } from './options'
+import { decodeStream, isId, toIds, type DecodeStream, type SettledTexts } from './decode-stream'
 import { checkMessages, templateJson, templateShape, type ChatMessage, type Template } from './chat'
 import {
   checkSyncText,
+  copySlices,
   copyText,
   copyTexts,
   countTexts,
@@ -14,11 +16,12 @@ import {
   maxSyncUnits,
   tooLong,
   unshared,
+  type BatchTexts,
   type PackedTexts,
   type Text,
 } from './texts'
 
-export type { PackedTexts, Text }
+export type { DecodeStream, PackedTexts, Text }
 
 /** How to encode. */
 export interface EncodeOptions<C extends Col = never> {
@@ -67,14 +70,6 @@ export interface DecodeOptions {
   readonly cleanUp?: boolean | undefined
 }
 
-/** Turns ids into text as they come; never gives half of a character. */
-export interface DecodeStream {
-  /** Takes ids; returns the text that is certain now, which may be empty. */
-  push(ids: number | ArrayLike<number>): string
-  /** Ends the stream; returns the rest, in which an incomplete character is U+FFFD. The stream can be used anew. */
-  end(): string
-}
-
 /** What `fromPretrained` takes. */
 export type PretrainedOptions = Call
 
@@ -95,6 +90,8 @@ export class Tokenizer {
   readonly vocabSize: number
   readonly #native: NativeTokenizer
   readonly #inlineUnits: number
+  /** What streams keep, by their options. */
+  readonly #streamTexts: SettledTexts[] = []
 
   private constructor(handle: NativeTokenizer) {
     handle.tellSize()
@@ -201,7 +198,7 @@ export class Tokenizer {
 
   /**
    * Encodes many texts, or pairs, in parallel on the tokenizer's own threads, into one flat array; very few and short ones at once. The
-   * fastest way to encode.
+   * fastest way to encode: while the threads work on some texts, the next are copied.
    * @throws `invalid_argument` for a bad option or text, `deadline_exceeded`, the signal's reason; an abort also ends the work
    */
   async encodeBatch<C extends Col = never>(
@@ -211,16 +208,28 @@ export class Tokenizer {
     checkOptions('encodeBatch()', options, encodeBatchShape)
     const total = countTexts(texts)
     const cancel = newCancel()
+    const { NativeBatch } = native()
     const run = async (): Promise<BatchEncoding<C>> => {
       const progress = ascending(options?.onProgress, total)
       const { flags, json } = crossing(options)
-      const batch = isFew(texts, this.#inlineUnits)
+      const columns = isFew(texts, this.#inlineUnits)
         ? this.#native.encodeFew(texts, flags, json)
-        : await this.#native.encodeBatch(await copyTexts(texts, cancel), flags, json, cancel, progress)
+        : await this.#encodeParts(texts, new NativeBatch(this.#native, total, flags, json, cancel, progress), cancel)
       progress?.(total)
-      return batchEncoding(this.#native, batch)
+      return batchEncoding(this.#native, columns)
     }
     return await runCall(options, run, () => cancel.cancel())
+  }
+
+  /** Encodes each slice of a batch while the next is copied. */
+  async #encodeParts(texts: BatchTexts, batch: NativeBatch, cancel: NativeCancel): Promise<EncodedBatch> {
+    try {
+      await copySlices(texts, cancel, (slice, first) => batch.add(slice, first))
+    } catch (error) {
+      cancel.cancel()
+      throw error
+    }
+    return await batch.finish()
   }
 
   /**
@@ -315,16 +324,9 @@ export class Tokenizer {
   /** A stream that turns ids into text as they come. The cost of a token does not grow with the history. */
   decodeStream(options?: DecodeOptions): DecodeStream {
     checkOptions('decodeStream()', options, decodeShape)
-    const stream = callNative(() =>
-      this.#native.decodeStream(options?.skipSpecialTokens ?? false, options?.cleanUp ?? false),
-    )
-    return {
-      push: (ids) => {
-        const flat = toIds('ids', typeof ids === 'number' ? [ids] : ids)
-        return callNative(() => stream.push(flat))
-      },
-      end: () => callNative(() => stream.end()),
-    }
+    const [skip, cleanUp] = [options?.skipSpecialTokens ?? false, options?.cleanUp ?? false]
+    const stream = callNative(() => this.#native.decodeStream(skip, cleanUp))
+    return decodeStream(stream, (this.#streamTexts[(skip ? 1 : 0) + (cleanUp ? 2 : 0)] ??= []))
   }
 
   /**
@@ -406,15 +408,6 @@ function ascending(listener: BatchProgress['onProgress'], total: number): ((done
   }
 }
 
-function isDetached(buffer: ArrayBufferLike): boolean {
-  try {
-    new Uint8Array(buffer)
-    return false
-  } catch {
-    return true
-  }
-}
-
 function flatRows(rows: Pick<BatchEncoding, 'ids' | 'rowOffsets'> | readonly ArrayLike<number>[]): {
   ids: Uint32Array
   rowOffsets: Uint32Array
@@ -432,25 +425,4 @@ function flatRows(rows: Pick<BatchEncoding, 'ids' | 'rowOffsets'> | readonly Arr
   const ids = new Uint32Array(rowOffsets[lists.length] ?? 0)
   for (const [i, list] of lists.entries()) ids.set(list, rowOffsets[i])
   return { ids, rowOffsets }
-}
-
-const isId = (id: number): boolean => Number.isInteger(id) && id >= 0 && id < 2 ** 32
-
-/** Ids as one typed array; `Uint32Array.from` alone would turn -1 and 1.5 into other ids in silence. */
-export function toIds(param: string, ids: ArrayLike<number>): Uint32Array {
-  if (ids instanceof Uint32Array) {
-    if (ids.length === 0 && isDetached(ids.buffer))
-      throw invalidArgument(param, 'an array whose memory was not transferred', ids)
-    return unshared(ids)
-  }
-  if (typeof ids !== 'object' || typeof (ids as ArrayLike<number> | null)?.length !== 'number') {
-    throw invalidArgument(param, 'an array of token ids', ids)
-  }
-  const flat = new Uint32Array(ids.length)
-  for (let i = 0; i < ids.length; i += 1) {
-    const id = ids[i]
-    if (typeof id !== 'number' || !isId(id)) throw invalidArgument(`${param}[${i}]`, 'a token id', describe(id))
-    flat[i] = id
-  }
-  return flat
 }

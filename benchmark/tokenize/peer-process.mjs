@@ -185,7 +185,7 @@ const commands = {
 
   /** A stream of so many tokens, one push each; nanoseconds a token at some lengths of history. */
   async stream({ text, marks }) {
-    const ids = Array.from(await peer.encode(text)).slice(0, marks.at(-1))
+    const ids = Array.from(await (peer.encodeAsync ?? peer.encode)(text)).slice(0, marks.at(-1))
     const stream = peer.stream()
     const out = []
     let [at, length] = [0, 0]
@@ -201,7 +201,7 @@ const commands = {
 
   /** Decoding all of the history again for each token, which is what a stream costs without one. */
   async redecode({ text, marks, calls }) {
-    const ids = Array.from(await peer.encode(text)).slice(0, marks.at(-1))
+    const ids = Array.from(await (peer.encodeAsync ?? peer.encode)(text)).slice(0, marks.at(-1))
     const out = []
     for (const mark of marks) {
       const history = ids.slice(0, mark)

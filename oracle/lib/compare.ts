@@ -151,8 +151,7 @@ function toUtf16(text: string, offsets: Uint32Array): Uint32Array {
 
 async function compareDecoded(found: Found, texts: readonly string[], rows: Rows): Promise<void> {
   const { tokenizer, reference } = found
-  const rowOffsets = new Uint32Array(rows.lengths.length + 1)
-  rows.lengths.forEach((length, i) => (rowOffsets[i + 1] = (rowOffsets[i] ?? 0) + length))
+  const rowOffsets = offsetsOf(rows)
   for (const skipSpecialTokens of [false, true]) {
     const question = { kind: 'decode', lengths: rows.lengths, ids: rows.ids, skipSpecialTokens } as const
     const expected = await reference.digest(question)
@@ -201,6 +200,28 @@ async function compareWays(found: Found, texts: readonly string[], rows: Rows): 
     if (!sameNumbers(expected, ids)) found.add('cold against warm', text, show(expected), show(ids))
   }
   await compareCounts(found, texts)
+  await compareStreams(found, texts, rows)
+}
+
+/** Ids that come one by one must become the text that they are together. */
+async function compareStreams(found: Found, texts: readonly string[], rows: Rows): Promise<void> {
+  const rowOffsets = offsetsOf(rows)
+  for (const skipSpecialTokens of [false, true]) {
+    const decoded = await found.tokenizer.decodeBatch({ ids: rows.ids, rowOffsets }, { skipSpecialTokens })
+    const stream = found.tokenizer.decodeStream({ skipSpecialTokens })
+    for (const [i, text] of texts.entries()) {
+      let streamed = ''
+      for (const id of rows.ids.subarray(rowOffsets[i], rowOffsets[i + 1])) streamed += stream.push(id)
+      streamed += stream.end()
+      if (streamed !== decoded[i]) found.add('decodeStream', text, quote(decoded[i] ?? ''), quote(streamed))
+    }
+  }
+}
+
+function offsetsOf({ lengths }: Rows): Uint32Array {
+  const rowOffsets = new Uint32Array(lengths.length + 1)
+  lengths.forEach((length, i) => (rowOffsets[i + 1] = (rowOffsets[i] ?? 0) + length))
+  return rowOffsets
 }
 
 /** Counting takes no options, so it is compared with encoding without any. */

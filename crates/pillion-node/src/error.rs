@@ -42,9 +42,15 @@ where
     })
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+/// Work for another thread.
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
-fn settle_on<T, W>(env: &Env, work: W, spawn: impl FnOnce(Job) -> napi::Result<()>) -> napi::Result<Object<'_>>
+/// Hands `work` to `spawn`, and settles a promise with its result wherever that runs it.
+pub(crate) fn settle_on<T, W>(
+    env: &Env,
+    work: W,
+    spawn: impl FnOnce(Job) -> napi::Result<()>,
+) -> napi::Result<Object<'_>>
 where
     T: ToNapiValue + Send + 'static,
     W: FnOnce() -> pillion_core::Result<T> + Send + 'static,

@@ -6,6 +6,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "values that come from JS are handed over")]
 #![expect(unsafe_code, reason = "Node-API; each block says why it is sound")]
 
+mod batch;
 mod bridge;
 mod columns;
 mod cut;

@@ -4,17 +4,14 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
 use napi::{
-    Env, Status,
-    bindgen_prelude::{
-        Array, FnArgs, Function, Object, ObjectFinalize, ToNapiValue, Uint32Array, Uint32ArraySlice, Unknown,
-    },
+    Env,
+    bindgen_prelude::{Array, Object, ObjectFinalize, ToNapiValue, Uint32ArraySlice, Unknown},
     sys,
-    threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode},
 };
 use napi_derive::napi;
 use pillion_core::{Error, Result};
@@ -31,9 +28,6 @@ use crate::{
     options::{bad_json, encode_options, template_options},
     texts::{NativeTexts, read_pair, read_texts},
 };
-
-/// Tells JS how much of a batch is done; weak, since the promise keeps Node alive.
-type OnProgress = ThreadsafeFunction<(u32, u32), (), FnArgs<(u32, u32)>, Status, false, true>;
 
 /// A tokenizer.
 #[napi(custom_finalize)]
@@ -92,9 +86,19 @@ impl NativeCancel {
     }
 }
 
+impl NativeCancel {
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.cancelled)
+    }
+}
+
 impl NativeTokenizer {
     pub(crate) fn new(tokenizer: Tokenizer) -> Self {
         Self { tokenizer, told: 0 }
+    }
+
+    pub(crate) fn handle(&self) -> Tokenizer {
+        self.tokenizer.clone()
     }
 
     fn encode_here(
@@ -217,37 +221,6 @@ impl NativeTokenizer {
         })
     }
 
-    /// Encodes all texts on the pool.
-    #[napi(catch_unwind, ts_return_type = "Promise<import('./encoding').EncodedBatch>")]
-    pub fn encode_batch<'env>(
-        &self,
-        env: &'env Env,
-        texts: &mut NativeTexts,
-        flags: u32,
-        options: Option<String>,
-        cancel: &NativeCancel,
-        #[napi(ts_arg_type = "((done: number, total: number) => void) | undefined | null")] on_progress: Option<
-            Function<'_, FnArgs<(u32, u32)>, ()>,
-        >,
-    ) -> napi::Result<Object<'env>> {
-        let (tokenizer, texts) = (self.tokenizer.clone(), texts.take());
-        let cancelled = Arc::clone(&cancel.cancelled);
-        let on_progress = on_progress.map(progress_function).transpose()?;
-        on_pool(env, move || {
-            let options = encode_options(flags, options.as_deref())?;
-            let told = AtomicU32::new(0);
-            let tell = |done: usize, total: usize| {
-                if let Some(on_progress) = &on_progress
-                    && is_news(&told, done, total)
-                {
-                    on_progress.call((done as u32, total as u32), ThreadsafeFunctionCallMode::NonBlocking);
-                }
-            };
-            let control = BatchControl { cancel: Some(&cancelled), progress: Some(&tell), ..BatchControl::default() };
-            Ok(EncodedBatch::from(tokenizer.encode_batch(&texts.ready()?, &options, control)?))
-        })
-    }
-
     /// Encodes a few short texts or pairs on this thread.
     #[napi(catch_unwind, ts_return_type = "import('./encoding').EncodedBatch")]
     pub fn encode_few(
@@ -333,7 +306,7 @@ impl NativeTokenizer {
 
     /// The tokens of ids; an id without one gives an empty text.
     #[napi(catch_unwind)]
-    pub fn ids_to_tokens(&self, ids: Uint32Array) -> Vec<String> {
+    pub fn ids_to_tokens(&self, ids: Uint32ArraySlice<'_>) -> Vec<String> {
         ids.iter().map(|&id| self.tokenizer.id_to_token(id).unwrap_or_default().to_owned()).collect()
     }
 
@@ -345,7 +318,7 @@ impl NativeTokenizer {
 
     /// Decodes ids on this thread.
     #[napi(catch_unwind)]
-    pub fn decode(&self, ids: Uint32Array, skip_special_tokens: bool, clean_up: bool) -> napi::Result<String> {
+    pub fn decode(&self, ids: Uint32ArraySlice<'_>, skip_special_tokens: bool, clean_up: bool) -> napi::Result<String> {
         let options = DecodeOptions { skip_special_tokens, clean_up };
         self.tokenizer.decode(&ids, &options).map_err(to_js)
     }
@@ -355,8 +328,8 @@ impl NativeTokenizer {
     pub fn decode_batch<'env>(
         &self,
         env: &'env Env,
-        ids: Uint32Array,
-        row_offsets: Uint32Array,
+        ids: Uint32ArraySlice<'_>,
+        row_offsets: Uint32ArraySlice<'_>,
         skip_special_tokens: bool,
         clean_up: bool,
         cancel: &NativeCancel,
@@ -393,8 +366,20 @@ impl NativeTokenizer {
 impl NativeDecodeStream {
     /// Takes ids; returns the text that is certain.
     #[napi(catch_unwind)]
-    pub fn push(&mut self, ids: Uint32Array) -> String {
+    pub fn push(&mut self, ids: Uint32ArraySlice<'_>) -> String {
         self.stream.push(&ids)
+    }
+
+    /// Takes one id.
+    #[napi(catch_unwind)]
+    pub fn push_id(&mut self, id: u32) -> String {
+        self.stream.push(&[id])
+    }
+
+    /// A number for what the stream remembers, -1 for none: an id that leaves it as it was will give the same text again.
+    #[napi(catch_unwind)]
+    pub fn state(&self) -> i32 {
+        self.stream.state().map_or(-1, |state| state as i32)
     }
 
     /// The rest.
@@ -476,18 +461,4 @@ fn encode_one(
         (None, Some(pair)) => tokenizer.encode_pair(&text, pair, options)?,
     };
     Ok(Encoded { ids: encoding.ids, columns: encoding.columns })
-}
-
-fn progress_function(function: Function<'_, FnArgs<(u32, u32)>, ()>) -> napi::Result<OnProgress> {
-    function
-        .build_threadsafe_function()
-        .weak::<true>()
-        .callee_handled::<false>()
-        .build_callback(|context| Ok(FnArgs::from(context.value)))
-}
-
-/// Whether another hundredth is done since the last time that JS was told.
-fn is_news(told: &AtomicU32, done: usize, total: usize) -> bool {
-    let percent = (done * 100 / total.max(1)) as u32;
-    told.fetch_max(percent, Ordering::Relaxed) < percent
 }

@@ -39,6 +39,21 @@ impl std::fmt::Debug for BatchControl<'_> {
     }
 }
 
+/// Which part of a batch is done, where texts come in several parts.
+#[derive(Clone, Copy, Debug)]
+pub struct PartOf<'a> {
+    /// The number of the part's first text in the batch.
+    pub first: usize,
+    /// Texts of the batch.
+    pub total: usize,
+    /// Texts of the batch that are done, over all parts.
+    pub done: &'a AtomicUsize,
+}
+
+/// The rows of a part of a batch: see [`Tokenizer::encode_part`].
+#[derive(Debug)]
+pub struct BatchPart(Vec<Rows>);
+
 impl Tokenizer {
     /// Encodes many texts in parallel. Blocks until all are done; on a thread of the pool it takes part in the work.
     pub fn encode_batch<I: BatchInput + ?Sized>(
@@ -50,23 +65,33 @@ impl Tokenizer {
         if u32::try_from(texts.len()).is_err() {
             return Err(TokenizeError::TooLarge { what: "texts", limit: u64::from(u32::MAX) });
         }
+        let done = AtomicUsize::new(0);
+        let whole = PartOf { first: 0, total: texts.len(), done: &done };
+        let part = self.encode_part(texts, options, control, whole)?;
+        join_parts(vec![part], options, control)
+    }
+
+    /// Encodes a part of a batch whose texts are not all there yet. Parts may run at once; [`join_parts`] makes a batch of them.
+    pub fn encode_part<I: BatchInput + ?Sized>(
+        &self,
+        texts: &I,
+        options: &EncodeOptions,
+        control: BatchControl<'_>,
+        part: PartOf<'_>,
+    ) -> Result<BatchPart, TokenizeError> {
         let maker = self.row_maker(options, control.cancel)?;
-        let chunks = run(
-            texts.len(),
-            |i| units(texts, i),
-            control,
-            |range| {
-                let mut rows = Rows::new(options.columns);
-                for index in range {
-                    let (text, pair) = texts.get(index);
-                    let text = text.to_str().map_err(|e| at_index(e, index))?;
-                    let pair = pair.map(Text::to_str).transpose().map_err(|e| at_index(e, index))?;
-                    maker.push(index as u32, &text, pair.as_deref(), &mut rows)?;
-                }
-                Ok(rows)
-            },
-        )?;
-        Rows::join(chunks, options.columns)
+        let encode = |range: Range<usize>| {
+            let mut rows = Rows::new(options.columns);
+            for index in range {
+                let (text, pair) = texts.get(index);
+                let index = part.first + index;
+                let text = text.to_str().map_err(|e| at_index(e, index))?;
+                let pair = pair.map(Text::to_str).transpose().map_err(|e| at_index(e, index))?;
+                maker.push(index as u32, &text, pair.as_deref(), &mut rows)?;
+            }
+            Ok(rows)
+        };
+        run(texts.len(), |i| units(texts, i), control, part, encode).map(BatchPart)
     }
 
     /// Counts the tokens of many texts in parallel, special tokens included, as [`Tokenizer::count`] does.
@@ -77,10 +102,12 @@ impl Tokenizer {
     ) -> Result<Vec<u32>, TokenizeError> {
         let options = EncodeOptions::default();
         let maker = self.row_maker(&options, control.cancel)?;
+        let done = AtomicUsize::new(0);
         let chunks = run(
             texts.len(),
             |i| units(texts, i),
             control,
+            PartOf { first: 0, total: texts.len(), done: &done },
             |range| {
                 let mut counts = Vec::with_capacity(range.len());
                 let mut rows = Rows::new(options.columns);
@@ -107,14 +134,26 @@ impl Tokenizer {
         control: BatchControl<'_>,
     ) -> Result<Vec<String>, TokenizeError> {
         let rows = IdRows::new(ids, row_offsets)?;
+        let done = AtomicUsize::new(0);
         let chunks = run(
             rows.len(),
             |row| rows.row(row).len(),
             control,
+            PartOf { first: 0, total: rows.len(), done: &done },
             |range| range.map(|row| self.decode(rows.row(row), &options)).collect::<Result<Vec<String>, _>>(),
         )?;
         Ok(chunks.into_iter().flatten().collect())
     }
+}
+
+/// Makes one batch of its parts, in their order.
+pub fn join_parts(
+    parts: Vec<BatchPart>,
+    options: &EncodeOptions,
+    control: BatchControl<'_>,
+) -> Result<BatchEncoding, TokenizeError> {
+    let chunks = parts.into_iter().flat_map(|BatchPart(chunks)| chunks).collect();
+    Rows::join(chunks, options.columns, control.pool.unwrap_or_else(|| pool()))
 }
 
 fn units<I: BatchInput + ?Sized>(texts: &I, index: usize) -> usize {
@@ -163,12 +202,13 @@ fn run<T: Send>(
     items: usize,
     units: impl Fn(usize) -> usize,
     control: BatchControl<'_>,
+    part: PartOf<'_>,
     job: impl Fn(Range<usize>) -> Result<T, TokenizeError> + Sync,
 ) -> Result<Vec<T>, TokenizeError> {
     let (chunks, total_units) = chunks(items, units);
-    let done = AtomicUsize::new(0);
+    let PartOf { total, done, .. } = part;
     let run_chunk = |range: &Range<usize>| {
-        let cancelled = || TokenizeError::Cancelled { done: done.load(Ordering::Relaxed), total: items };
+        let cancelled = || TokenizeError::Cancelled { done: done.load(Ordering::Relaxed), total };
         if control.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
             return Err(cancelled());
         }
@@ -179,7 +219,7 @@ fn run<T: Send>(
         })?;
         let now = done.fetch_add(range.len(), Ordering::Relaxed) + range.len();
         if let Some(progress) = control.progress {
-            progress(now, items);
+            progress(now, total);
         }
         Ok(made)
     };

@@ -3,7 +3,7 @@
 
 mod steps;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::Value;
 
@@ -18,7 +18,12 @@ pub(crate) struct Decoder {
     steps_with_clean_up: Vec<Step>,
     /// Bytes by id, if the first step makes bytes of each token.
     bytes: Option<ByteTable>,
+    /// States in which streams were seen, without and with `clean_up`. Locked only to look one up or to keep one.
+    seen: [Mutex<Vec<Vec<State>>>; 2],
 }
+
+/// How many states are told apart: more than a decoder has that holds nothing back, but for odd files.
+const MAX_SEEN: usize = 32;
 
 impl Decoder {
     /// Reads the decoder in the reference's own written form; `null` for none.
@@ -27,7 +32,7 @@ impl Decoder {
         let mut steps_with_clean_up = steps.clone();
         steps_with_clean_up.extend(steps::clean_up());
         let bytes = matches!(steps.first(), Some(Step::Bytes)).then(|| ByteTable::new(&vocabulary));
-        Ok(Self { vocabulary, steps, steps_with_clean_up, bytes })
+        Ok(Self { vocabulary, steps, steps_with_clean_up, bytes, seen: Default::default() })
     }
 
     pub(crate) fn vocabulary(&self) -> &Vocabulary {
@@ -49,6 +54,22 @@ impl Decoder {
 
     fn states(&self, options: DecodeOptions) -> Vec<State> {
         self.steps(options).iter().map(State::new).collect()
+    }
+
+    /// A number for these states, the same each time, if they are among the few that streams come back to.
+    fn number_of(&self, states: &[State], options: DecodeOptions) -> Option<u32> {
+        if !states.iter().all(State::is_resting) {
+            return None;
+        }
+        let mut seen = self.seen[usize::from(options.clean_up)].lock().unwrap_or_else(PoisonError::into_inner);
+        let at = seen.iter().position(|known| known == states).or_else(|| {
+            let at = seen.len();
+            (at < MAX_SEEN).then(|| {
+                seen.push(states.to_vec());
+                at
+            })
+        })?;
+        Some(at as u32)
     }
 
     fn push(&self, states: &mut [State], ids: &[u32], options: DecodeOptions, out: &mut String) {
@@ -132,6 +153,12 @@ impl DecodeStream {
     /// [`DecodeStream::push`] into a text of the caller's.
     pub fn push_into(&mut self, ids: &[u32], out: &mut String) {
         self.decoder.push(&mut self.states, ids, self.options, out);
+    }
+
+    /// A number for what the stream remembers, if that is something to which streams come back. Two streams of one tokenizer with the
+    /// same options and the same number give the same for the same ids; so a caller may keep what an id gave that left the number as it was.
+    pub fn state(&self) -> Option<u32> {
+        self.decoder.number_of(&self.states, self.options)
     }
 
     /// What was held back. The stream then begins anew.

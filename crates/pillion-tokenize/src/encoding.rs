@@ -1,6 +1,6 @@
 //! What encoding gives: flat columns, one entry per token.
 
-use crate::{error::TokenizeError, options::Columns};
+use crate::{error::TokenizeError, options::Columns, pool::Pool};
 
 /// One encoded text (or pair).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,6 +116,9 @@ fn append<T: Copy>(column: Option<&mut Vec<T>>, other: Option<&[T]>) {
     }
 }
 
+/// Fewer tokens are copied sooner than another thread wakes up.
+const PARALLEL_TOKENS: usize = 1 << 18;
+
 /// Rows as they are made: those of one text, or of one chunk of a batch.
 #[derive(Debug)]
 pub(crate) struct Rows {
@@ -153,8 +156,8 @@ impl Rows {
         Encoding { ids: self.ids, columns: self.columns }
     }
 
-    /// Joins chunks in their order.
-    pub(crate) fn join(chunks: Vec<Self>, columns: Columns) -> Result<BatchEncoding, TokenizeError> {
+    /// Joins chunks in their order. Many ids are copied by all threads of the pool: most of the time goes into memory that is new.
+    pub(crate) fn join(chunks: Vec<Self>, columns: Columns, pool: &Pool) -> Result<BatchEncoding, TokenizeError> {
         let tokens: usize = chunks.iter().map(|c| c.ids.len()).sum();
         // Offsets hold two entries per token and are indexed by u32 on the other side too.
         if u32::try_from(tokens).is_err() {
@@ -162,16 +165,28 @@ impl Rows {
         }
         let rows: usize = chunks.iter().map(|c| c.lens.len()).sum();
         let mut out = BatchEncoding {
-            ids: Vec::with_capacity(tokens),
+            ids: vec![0; tokens],
             row_offsets: Vec::with_capacity(rows + 1),
             sources: Vec::with_capacity(rows),
             columns: ColumnData::new(columns),
         };
         out.columns.reserve(tokens);
+        let mut rest = &mut out.ids[..];
+        let mut copies = Vec::with_capacity(chunks.len());
+        for chunk in &chunks {
+            let (place, after) = rest.split_at_mut(chunk.ids.len());
+            copies.push((place, &chunk.ids[..]));
+            rest = after;
+        }
+        let copy = |(place, ids): (&mut [u32], &[u32])| place.copy_from_slice(ids);
+        if tokens < PARALLEL_TOKENS {
+            copies.into_iter().for_each(copy);
+        } else {
+            pool.for_each(copies, copy);
+        }
         out.row_offsets.push(0);
         let mut end = 0;
         for chunk in chunks {
-            out.ids.extend_from_slice(&chunk.ids);
             out.columns.append(&chunk.columns);
             for len in &chunk.lens {
                 end += len;
@@ -200,7 +215,8 @@ mod tests {
             out
         };
         let batch =
-            Rows::join(vec![chunk(&[(0, &[1, 2]), (0, &[])]), chunk(&[]), chunk(&[(1, &[3])])], columns).unwrap();
+            Rows::join(vec![chunk(&[(0, &[1, 2]), (0, &[])]), chunk(&[]), chunk(&[(1, &[3])])], columns, &Pool::new(1))
+                .unwrap();
         assert_eq!(batch.ids, [1, 2, 3]);
         assert_eq!(batch.row_offsets, [0, 2, 2, 3]);
         assert_eq!(batch.sources, [0, 0, 1]);
@@ -213,7 +229,7 @@ mod tests {
 
     #[test]
     fn an_empty_batch_has_no_rows() {
-        let batch = Rows::join(vec![], Columns::default()).unwrap();
+        let batch = Rows::join(vec![], Columns::default(), &Pool::new(1)).unwrap();
         assert_eq!(batch.row_offsets, [0]);
         assert_eq!(batch.rows(), 0);
     }

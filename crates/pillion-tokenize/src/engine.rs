@@ -5,6 +5,7 @@
 
 mod byte;
 mod byte_level_bpe;
+mod diagnosis;
 mod reference;
 mod reference_pattern;
 mod seams;

@@ -24,7 +24,7 @@ mod tokenizer;
 mod truncation;
 mod vocabulary;
 
-pub use batch::BatchControl;
+pub use batch::{BatchControl, BatchPart, PartOf, join_parts};
 pub use chat_template::ChatTemplates;
 pub use decoder::DecodeStream;
 pub use encoding::{BatchEncoding, ColumnData, Encoding};

@@ -3,7 +3,10 @@
 
 mod common;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use pillion_tokenize::{
     BatchControl, Columns, DecodeOptions, EncodeOptions, OffsetUnit, Pairs, ParseSpecialTokens, Tokenizer,
@@ -119,6 +122,34 @@ proptest! {
         streamed.push_str(&stream.push(rest));
         streamed.push_str(&stream.end());
         prop_assert_eq!(streamed, whole);
+    }
+
+    #[test]
+    fn an_id_that_leaves_a_stream_as_it_was_always_gives_the_same(
+        decoder in decoder(), clean_up: bool, rows in prop::collection::vec(prop::collection::vec(0..TOKENS.len() as u32 + 2, 0..10), 1..6),
+    ) {
+        let ours = Tokenizer::from_json(&serde_json::to_vec(&file(decoder, Value::Null)).unwrap()).unwrap();
+        let options = DecodeOptions { clean_up, ..DecodeOptions::default() };
+        // What a caller may keep, over all streams of the tokenizer, and what the stream is then not told of.
+        let mut kept: HashMap<(u32, u32), String> = HashMap::new();
+        for ids in rows {
+            let mut stream = ours.decode_stream(options);
+            let mut streamed = String::new();
+            for id in &ids {
+                let before = stream.state();
+                if let Some(text) = before.and_then(|state| kept.get(&(state, *id))) {
+                    streamed.push_str(text);
+                    continue;
+                }
+                let text = stream.push(&[*id]);
+                streamed.push_str(&text);
+                if let (Some(state), true) = (before, before == stream.state()) {
+                    kept.insert((state, *id), text);
+                }
+            }
+            streamed.push_str(&stream.end());
+            prop_assert_eq!(streamed, ours.decode(&ids, &options).unwrap(), "{:?}", ids);
+        }
     }
 
     #[test]

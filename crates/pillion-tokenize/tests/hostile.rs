@@ -90,6 +90,29 @@ fn what_is_no_tokenizer_is_invalid() {
 }
 
 #[test]
+fn a_part_that_is_not_known_or_not_right_is_named() {
+    let check = |part: &str, value: Value, code: ErrorCode, expected: &str| {
+        let mut file = common::byte_level_bpe();
+        *file.pointer_mut(part).unwrap() = value;
+        let error = refused(&file);
+        assert!(error.to_string().contains(expected), "{part}: {error}");
+        assert_eq!(error.code(), code, "{part}: {error}");
+    };
+    let unknown = || json!({ "type": "Nope" });
+    for part in ["normalizer", "pre_tokenizer", "post_processor", "decoder"] {
+        let expected = format!("the tokenizer's {part} is not supported: there is no type \"Nope\"; known are ");
+        check(&format!("/{part}"), unknown(), ErrorCode::Unsupported, &expected);
+        check(&format!("/{part}"), json!(7), ErrorCode::InvalidTokenizer, &format!("the {part} of tokenizer.json"));
+    }
+    check("/model/type", json!("Nope"), ErrorCode::Unsupported, "tokenizer's model is not supported");
+    check("/pre_tokenizer/pretokenizers/1", unknown(), ErrorCode::Unsupported, "pre_tokenizer.pretokenizers[1]");
+    let charsmap = json!({ "type": "Precompiled", "precompiled_charsmap": "AAAA" });
+    check("/normalizer", charsmap, ErrorCode::InvalidTokenizer, "the normalizer of tokenizer.json");
+    check("/added_tokens", json!({}), ErrorCode::InvalidTokenizer, "the added_tokens of tokenizer.json");
+    check("/model/merges", json!(7), ErrorCode::InvalidTokenizer, "the model or added_tokens of tokenizer.json");
+}
+
+#[test]
 fn a_pattern_that_explodes_is_an_error_within_bounds() {
     let mut file = common::byte_level_bpe();
     file["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = r"(?:(a|a)(a|a)?)+(?!\1)b".into();

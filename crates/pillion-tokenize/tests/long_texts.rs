@@ -150,3 +150,16 @@ fn a_batch_is_taken_back_in_the_middle_of_a_text_and_says_how_far_it_came() {
         assert_eq!(call.join().unwrap().unwrap_err(), TokenizeError::Cancelled { done: 1, total: 2 });
     });
 }
+
+#[test]
+fn no_pattern_that_is_known_gives_up_on_a_long_run() {
+    // The pattern engine gives up on more than a million steps.
+    let text = " ".repeat(1_100_000) + "x";
+    for (name, pre_tokenizer) in pre_tokenizers().into_iter().filter(|(name, _)| ["gpt2", "cl100k"].contains(name)) {
+        let file = file(pre_tokenizer);
+        let reference = Tokenizer::from_json_on_reference(&serde_json::to_vec(&file).unwrap()).unwrap();
+        let expected = load(&file).encode_ids(&text, false).unwrap();
+        let got = reference.encode_ids(&text, false);
+        assert!(got.is_ok_and(|ids| ids == expected), "{name}");
+    }
+}

@@ -43,6 +43,7 @@ mod table_data;
 mod vocab;
 mod window;
 mod word;
+mod words;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,6 +61,7 @@ pub use offsets::{Encoded, NoOffsets};
 use pattern::Pattern;
 pub use refusal::Refusal;
 use vocab::Vocab;
+pub use words::Words;
 
 /// A tokenizer of the byte-level BPE kind, read-only and shared between threads.
 pub struct ByteLevelBpe {

@@ -64,6 +64,7 @@ pub(super) enum Pattern {
 }
 
 /// What a step remembers.
+#[derive(Clone, PartialEq)]
 pub(super) enum State {
     None,
     /// Bytes of an unfinished character, or of a run of byte tokens.
@@ -91,6 +92,16 @@ impl State {
             Step::TextReplace(_) => Self::Matched(literal::Progress::default()),
             Step::TextStrip { .. } => Self::Strip { stripped: 0, at_start: true, held: 0 },
             Step::Whole(step) => Self::Whole(String::new(), Box::new(Self::new(step))),
+        }
+    }
+
+    /// Whether it keeps no part of a token: of these states there are only a few, and streams come back to them.
+    pub(super) fn is_resting(&self) -> bool {
+        match self {
+            Self::Bytes(held) => held.is_empty(),
+            Self::Held(held) => held.is_none(),
+            Self::Whole(..) => false,
+            Self::None | Self::Started(_) | Self::Matched(_) | Self::Strip { .. } => true,
         }
     }
 }

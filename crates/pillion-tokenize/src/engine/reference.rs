@@ -15,6 +15,7 @@ use tokenizers::{
 use crate::{
     engine::{
         EncodeCall, EngineInfo, SpecialTokens, TokenizerEngine, Tokens,
+        diagnosis::Diagnosis,
         reference_pattern::{Normalizers, PreTokenizers, Recording, encode_error},
     },
     error::{TokenizeError, guard},
@@ -46,9 +47,11 @@ impl ReferenceEngine {
     /// Takes a parsed `tokenizer.json`. `reason` says why none of our own engines took it. Padding and truncation of the file are dropped.
     pub fn from_json(file: Value, reason: Option<String>) -> Result<Self, TokenizeError> {
         let broken = |reason: String| TokenizeError::InvalidFile { what: "tokenizer.json".into(), reason };
+        let diagnosis = Diagnosis::of_file(&file);
         let mut tokenizer = guard(broken, || {
             serde_json::from_value::<tokenizers::Tokenizer>(file).map_err(|e| TokenizeError::file("tokenizer.json", e))
-        })?;
+        })
+        .map_err(|error| diagnosis.explain(error))?;
         tokenizer.with_padding(None);
         guard(broken, || {
             tokenizer.with_truncation(None).map(|_| ()).map_err(|e| TokenizeError::file("truncation", e))

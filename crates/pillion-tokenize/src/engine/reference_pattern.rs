@@ -13,13 +13,10 @@ use tokenizers::{
     pre_tokenizers::{byte_level::ByteLevel, split::SplitPattern},
 };
 
-use crate::{engine::EncodeCall, error::TokenizeError};
+use crate::{bpe::Words, engine::EncodeCall, error::TokenizeError};
 
 /// Steps back that one match may take. A run of a million characters needs a few million; an exploding pattern uses this up in seconds.
 const MAX_BACKTRACKS: usize = 1 << 24;
-
-/// What the `ByteLevel` pre-tokenizer splits by.
-const BYTE_LEVEL: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -27,7 +24,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Normalizers(Vec<NormalizeStep>);
 
 enum NormalizeStep {
-    Replace { pattern: Regex, content: String },
+    Replace { finder: Finder, content: String },
     Other(NormalizerWrapper),
 }
 
@@ -67,7 +64,7 @@ fn push_normalizer(normalizer: &NormalizerWrapper, steps: &mut Vec<NormalizeStep
                 .map_err(|e| TokenizeError::file("normalizer Replace", e))?;
             steps.push(match parts.pattern {
                 ReplacePattern::Regex(pattern) => {
-                    NormalizeStep::Replace { pattern: compile(&pattern)?, content: parts.content }
+                    NormalizeStep::Replace { finder: Finder::Regex(compile(&pattern)?), content: parts.content }
                 }
                 ReplacePattern::String(_) => NormalizeStep::Other(normalizer.clone()),
             });
@@ -102,8 +99,8 @@ impl Normalizer for Recording<'_> {
     fn normalize(&self, text: &mut NormalizedString) -> tokenizers::Result<()> {
         for step in &self.normalizers.0 {
             let done = match step {
-                NormalizeStep::Replace { pattern, content } => {
-                    text.replace(Watched { pattern, call: self.call }, content)
+                NormalizeStep::Replace { finder, content } => {
+                    text.replace(Watched { finder, call: self.call }, content)
                 }
                 NormalizeStep::Other(normalizer) => normalizer.normalize(text),
             };
@@ -120,8 +117,8 @@ impl Normalizer for Recording<'_> {
 pub(super) struct PreTokenizers(Vec<PreTokenizeStep>);
 
 enum PreTokenizeStep {
-    Split { pattern: Regex, behavior: SplitDelimiterBehavior, invert: bool },
-    ByteLevel { pattern: Regex, add_prefix_space: bool, alphabet: ByteLevel },
+    Split { finder: Finder, behavior: SplitDelimiterBehavior, invert: bool },
+    ByteLevel { add_prefix_space: bool, alphabet: ByteLevel },
     Other(PreTokenizerWrapper),
 }
 
@@ -148,20 +145,20 @@ impl PreTokenizers {
 
 impl PreTokenizeStep {
     fn pre_tokenize(&self, text: &mut PreTokenizedString, call: EncodeCall<'_>) -> Result<(), Failure> {
-        let watched = |pattern| Watched { pattern, call };
+        let watched = |finder| Watched { finder, call };
         match self {
-            Self::Split { pattern, behavior, invert: false } => {
-                text.split(|_, part| part.split(watched(pattern), *behavior))
+            Self::Split { finder, behavior, invert: false } => {
+                text.split(|_, part| part.split(watched(finder), *behavior))
             }
-            Self::Split { pattern, behavior, invert: true } => {
-                text.split(|_, part| part.split(Invert(watched(pattern)), *behavior))
+            Self::Split { finder, behavior, invert: true } => {
+                text.split(|_, part| part.split(Invert(watched(finder)), *behavior))
             }
-            Self::ByteLevel { pattern, add_prefix_space, alphabet } => {
+            Self::ByteLevel { add_prefix_space, alphabet } => {
                 text.split(|_, mut part| {
                     if *add_prefix_space && !part.get().starts_with(' ') {
                         part.prepend(" ");
                     }
-                    part.split(watched(pattern), SplitDelimiterBehavior::Isolated)
+                    part.split(watched(&Finder::Words(Words::BYTE_LEVEL)), SplitDelimiterBehavior::Isolated)
                 })?;
                 alphabet.pre_tokenize(text)
             }
@@ -181,14 +178,16 @@ fn push_pre_tokenizer(
             }
         }
         PreTokenizerWrapper::Split(split) => steps.push(match &split.pattern {
-            SplitPattern::Regex(pattern) => {
-                PreTokenizeStep::Split { pattern: compile(pattern)?, behavior: split.behavior, invert: split.invert }
-            }
+            SplitPattern::Regex(pattern) => PreTokenizeStep::Split {
+                finder: Words::of_regex(pattern)
+                    .map_or_else(|| compile(pattern).map(Finder::Regex), |words| Ok(Finder::Words(words)))?,
+                behavior: split.behavior,
+                invert: split.invert,
+            },
             SplitPattern::String(_) => PreTokenizeStep::Other(pre_tokenizer.clone()),
         }),
         PreTokenizerWrapper::ByteLevel(byte_level) if byte_level.use_regex => {
             steps.push(PreTokenizeStep::ByteLevel {
-                pattern: compile(BYTE_LEVEL)?,
                 add_prefix_space: byte_level.add_prefix_space,
                 alphabet: ByteLevel::new(false, byte_level.trim_offsets, false),
             });
@@ -198,9 +197,16 @@ fn push_pre_tokenizer(
     Ok(())
 }
 
+/// How the matches of a pattern are found.
+enum Finder {
+    /// By a scanner: in the same time whatever the text, where a pattern engine gives up on a million spaces.
+    Words(Words),
+    Regex(Regex),
+}
+
 /// A pattern that stops when its call was taken back.
 struct Watched<'a> {
-    pattern: &'a Regex,
+    finder: &'a Finder,
     call: EncodeCall<'a>,
 }
 
@@ -211,14 +217,23 @@ impl Pattern for Watched<'_> {
         }
         let mut end = 0;
         let mut parts = Vec::new();
-        for found in self.pattern.find_iter(inside) {
-            self.call.check()?;
-            let found = found?;
-            if end != found.start() {
-                parts.push(((end, found.start()), false));
+        match self.finder {
+            Finder::Words(words) => words.each_end(inside, |next| {
+                parts.push(((end, next), true));
+                end = next;
+                self.call.check()
+            })?,
+            Finder::Regex(regex) => {
+                for found in regex.find_iter(inside) {
+                    self.call.check()?;
+                    let found = found?;
+                    if end != found.start() {
+                        parts.push(((end, found.start()), false));
+                    }
+                    parts.push(((found.start(), found.end()), true));
+                    end = found.end();
+                }
             }
-            parts.push(((found.start(), found.end()), true));
-            end = found.end();
         }
         if end != inside.len() {
             parts.push(((end, inside.len()), false));

@@ -9,7 +9,7 @@ pub(crate) struct Literal {
 }
 
 /// How much of the pattern the text so far ends with; that much is held back.
-#[derive(Default)]
+#[derive(Clone, Default, PartialEq)]
 pub(crate) struct Progress(usize);
 
 impl Literal {

@@ -1,21 +1,48 @@
-// Makes a `tokenizer.json` out of OpenAI's rank files, so that packages which read the one and packages which read the other do the same work.
+// Makes a `tokenizer.json` out of files of ranks, OpenAI's and Mistral's, so that packages which read the one and packages which read the other do
+// the same work.
 
-const patterns = {
+/** The patterns by which such files split, as `tokenizer.json` writes them; `undefined` is what `ByteLevel` does by itself. */
+export const patterns = {
   cl100k_base: String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
   r50k_base: undefined,
 } as const
 
-/** The file as an object. @param text lines of a token in base64 and its rank */
-export function rankTokenizer(text: string, name: keyof typeof patterns): object {
+/** Tokens as bytes, each byte one character, with their ranks. */
+export type Ranks = ReadonlyMap<string, number>
+
+/** An added token of the made file. */
+export interface SpecialToken {
+  readonly id: number
+  readonly content: string
+}
+
+/** What there is besides the ranks. */
+export interface RankOptions {
+  /** The pattern; `undefined` is what `ByteLevel` does by itself. */
+  readonly pattern: string | undefined
+  /** Special tokens; their ids must follow each other from 0 or from the end of the ranks. Default: none. */
+  readonly special?: readonly SpecialToken[]
+  /** The id of the token of rank 0. Default: 0 */
+  readonly firstId?: number
+}
+
+/** Reads OpenAI's form: lines of a token in base64 and its rank. */
+export function readRanks(text: string): Ranks {
   const ranks = new Map<string, number>()
   for (const line of text.split('\n')) {
     const [token, rank] = line.split(' ')
     if (token !== undefined && rank !== undefined)
       ranks.set(Buffer.from(token, 'base64').toString('latin1'), Number(rank))
   }
-  const vocab = Object.fromEntries([...ranks].map(([token, rank]) => [spelled(token), rank]))
-  const merges = [...ranks].filter(([token]) => token.length > 1).flatMap(([token, rank]) => merge(token, rank, ranks))
-  const pattern = patterns[name]
+  return ranks
+}
+
+/** The file as an object. */
+export function rankTokenizer(ranks: Ranks, { pattern, special = [], firstId = 0 }: RankOptions): object {
+  const entries: [string, number][] = [...ranks].map(([token, rank]) => [spelled(token), rank + firstId])
+  const vocab = Object.fromEntries([...special.map(({ id, content }): [string, number] => [content, id]), ...entries])
+  const byRank = [...ranks].sort(([, a], [, b]) => a - b)
+  const merges = byRank.filter(([token]) => token.length > 1).flatMap(([token, rank]) => merge(token, rank, ranks))
   const byteLevel = {
     type: 'ByteLevel',
     add_prefix_space: false,
@@ -23,9 +50,10 @@ export function rankTokenizer(text: string, name: keyof typeof patterns): object
     use_regex: pattern === undefined,
   }
   const split = { type: 'Split', pattern: { Regex: pattern }, behavior: 'Isolated', invert: false }
+  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false, special: true }
   return {
     version: '1.0',
-    added_tokens: [],
+    added_tokens: special.map((token) => ({ ...token, ...flags })),
     normalizer: null,
     pre_tokenizer: pattern === undefined ? byteLevel : { type: 'Sequence', pretokenizers: [split, byteLevel] },
     post_processor: null,
@@ -44,7 +72,7 @@ export function rankTokenizer(text: string, name: keyof typeof patterns): object
 }
 
 /** The two tokens whose merge makes this one: what is left when it is merged with lower ranks only. */
-function merge(token: string, rank: number, ranks: ReadonlyMap<string, number>): [string, string][] {
+function merge(token: string, rank: number, ranks: Ranks): [string, string][] {
   let parts = Array.from(token)
   for (;;) {
     let [best, at] = [rank, -1]
@@ -59,8 +87,8 @@ function merge(token: string, rank: number, ranks: ReadonlyMap<string, number>):
   return parts.length === 2 && left !== undefined && right !== undefined ? [[spelled(left), spelled(right)]] : []
 }
 
-/** Bytes as byte-level vocabularies write them. */
-function spelled(bytes: string): string {
+/** Bytes, each one character, as byte-level vocabularies write them. */
+export function spelled(bytes: string): string {
   return Array.from(bytes, (char) => charOfByte[char.charCodeAt(0)] ?? '').join('')
 }
 
