@@ -29,7 +29,7 @@ const SHORT_BITS: u64 = u64::MAX >> (64 - COUNT_SHIFT);
 #[repr(C, align(64))]
 struct Pair([Slot; 2]);
 
-/// Words of up to 15 bytes and four tokens. It grows with use up to 12 MiB: the words of a language mostly fit in, and to look one up that
+/// Words of up to 15 bytes and four tokens. It grows with use up to 8 MiB: the words of a language mostly fit in, and to look one up that
 /// has left the core's own cache is still far cheaper than to merge it again. A word may stand in either of two pairs, so that few are lost
 /// before most slots are taken: in the first it is found fast, in the second it is looked for only before it would be merged.
 pub(super) struct ShortCache {
@@ -40,7 +40,7 @@ pub(super) struct ShortCache {
 const FIRST_PAIRS: usize = 1 << 9;
 /// When these are half full, much more text is likely to come.
 const SOME_PAIRS: usize = 1 << 12;
-const MAX_PAIRS: usize = 3 << 16;
+const MAX_PAIRS: usize = 1 << 17;
 
 /// A word's tokens and how many of these there are.
 pub(super) type Inline = ([u32; MAX_INLINE], usize);
