@@ -379,7 +379,7 @@ impl NativeDecodeStream {
     /// A number for what the stream remembers, -1 for none: an id that leaves it as it was will give the same text again.
     #[napi(catch_unwind)]
     pub fn state(&self) -> i32 {
-        self.stream.state().map_or(-1, |state| state as i32)
+        self.stream.state().map_or(-1, u32::cast_signed)
     }
 
     /// The rest.

@@ -123,7 +123,7 @@ impl Diagnosis {
 
     fn unknown_type(&self) -> Option<TokenizeError> {
         let parts = PARTS.iter().zip(&self.parts);
-        let unknown = parts.into_iter().find_map(|(part, value)| unknown_type(part, value, part.name.to_owned()));
+        let unknown = parts.into_iter().find_map(|(part, value)| unknown_type(part, value, part.name));
         unknown.or_else(|| unsupported("model", &self.model_type, &MODELS))
     }
 }
@@ -132,10 +132,10 @@ fn of_file(part: &str) -> String {
     format!("the {part} of tokenizer.json")
 }
 
-fn unknown_type(part: &Part, value: &Value, path: String) -> Option<TokenizeError> {
+fn unknown_type(part: &Part, value: &Value, path: &str) -> Option<TokenizeError> {
     let inside = value[part.list].as_array().into_iter().flatten().enumerate();
-    unsupported(&path, &value["type"], part.types).or_else(|| {
-        inside.into_iter().find_map(|(at, value)| unknown_type(part, value, format!("{path}.{}[{at}]", part.list)))
+    unsupported(path, &value["type"], part.types).or_else(|| {
+        inside.into_iter().find_map(|(at, value)| unknown_type(part, value, &format!("{path}.{}[{at}]", part.list)))
     })
 }
 
