@@ -114,12 +114,11 @@ impl Backend for WorkerBackend {
 
     fn close(&mut self, timeout: Duration) {
         self.is_closed = true;
-        match &self.mailbox {
-            Some(mailbox) => mailbox.close(timeout),
-            None => {
-                self.options = None;
-                lock(&self.shared.status).state = WorkerState::Closed;
-            }
+        if let Some(mailbox) = &self.mailbox {
+            mailbox.close(timeout);
+        } else {
+            self.options = None;
+            lock(&self.shared.status).state = WorkerState::Closed;
         }
     }
 

@@ -123,7 +123,9 @@ class Steps:
         if sequence is None:
             raise PillionError("internal", f"a row for slot {slot}, which is free")
         if start != sequence.computed:
-            raise PillionError("internal", f"a row of slot {slot} begins at {start} where {sequence.computed} comes next")
+            raise PillionError(
+                "internal", f"a row of slot {slot} begins at {start} where {sequence.computed} comes next"
+            )
         return sequence
 
     def do(self, word: str, name: str, step: Any) -> bytes | None:

@@ -13,7 +13,6 @@ use std::{
 use pillion_backend_worker::{RestartOptions, WorkerBackend, WorkerOptions};
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, Error, LoadConfig, LoadLimits, LogRecord, ModelSource, WorkerInfo,
-    forward::ForwardOutput,
     step::{ROW_SAMPLE, Row, Step, StepOutput},
 };
 use pillion_testkit::conformance::{Bridge, Model, python_path};
@@ -56,14 +55,6 @@ pub(crate) fn options(entry: &str, model_options: Value) -> WorkerOptions {
 /// The fake model with its default behaviour.
 pub(crate) fn fake() -> WorkerOptions {
     options("fake_worker", json!({}))
-}
-
-/// The real handler around a class of `tests/fixtures/classes.py`, which needs nothing but Python.
-pub(crate) fn class_options(class: &str) -> WorkerOptions {
-    let mut options = options("pillion._serve", json!(null));
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/classes.py");
-    options.load.model = ModelSource::Class { spec: format!("{}:{class}", file.display()), options: json!(null) };
-    options
 }
 
 /// This transport, for the cases that every bridge passes.
@@ -145,13 +136,6 @@ impl Harness {
     pub(crate) fn expect_step(&mut self) -> StepOutput {
         match self.next() {
             BackendEvent::StepDone(output) => output,
-            other => panic!("{other:?} in place of an answer; log: {:?}", self.logs),
-        }
-    }
-
-    pub(crate) fn expect_forward(&mut self) -> ForwardOutput {
-        match self.next() {
-            BackendEvent::ForwardDone(output) => output,
             other => panic!("{other:?} in place of an answer; log: {:?}", self.logs),
         }
     }

@@ -1,4 +1,4 @@
-"""The real package, which also knows the models of the conformance suite. Whatever bridge imports it runs the real code."""
+"""The real package, which also knows the models of the conformance suite: whatever imports it runs the real code."""
 
 from pathlib import Path
 

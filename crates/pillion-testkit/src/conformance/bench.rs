@@ -49,7 +49,7 @@ impl Bench {
     }
 
     /// The next event that is neither a log record nor progress.
-    pub fn next(&mut self) -> BackendEvent {
+    pub fn next_event(&mut self) -> BackendEvent {
         let until = Instant::now() + LONG;
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -64,7 +64,7 @@ impl Bench {
 
     /// Loading has ended well.
     pub fn expect_ready(&mut self) -> WorkerInfo {
-        match self.next() {
+        match self.next_event() {
             BackendEvent::Ready(info) => *info,
             other => self.unexpected(&other, "ready"),
         }
@@ -72,7 +72,7 @@ impl Bench {
 
     /// Loading has failed.
     pub fn expect_load_failed(&mut self) -> Error {
-        match self.next() {
+        match self.next_event() {
             BackendEvent::LoadFailed(error) => error,
             other => self.unexpected(&other, "a failed load"),
         }
@@ -80,7 +80,7 @@ impl Bench {
 
     /// The worker is gone.
     pub fn expect_lost(&mut self) -> Error {
-        match self.next() {
+        match self.next_event() {
             BackendEvent::WorkerLost(error) => error,
             other => self.unexpected(&other, "a lost worker"),
         }
@@ -88,7 +88,7 @@ impl Bench {
 
     /// A step was answered.
     pub fn expect_step(&mut self) -> StepOutput {
-        match self.next() {
+        match self.next_event() {
             BackendEvent::StepDone(output) => output,
             other => self.unexpected(&other, "a step's answer"),
         }
@@ -96,7 +96,7 @@ impl Bench {
 
     /// A forward was answered.
     pub fn expect_forward(&mut self) -> ForwardOutput {
-        match self.next() {
+        match self.next_event() {
             BackendEvent::ForwardDone(output) => output,
             other => self.unexpected(&other, "a forward's answer"),
         }
@@ -168,7 +168,7 @@ impl Bench {
         let pid = self.pid();
         self.backend.close(LONG);
         self.backend.close(LONG);
-        match self.next() {
+        match self.next_event() {
             BackendEvent::Closed => {}
             other => self.unexpected(&other, "closed"),
         }

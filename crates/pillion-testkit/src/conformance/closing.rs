@@ -16,7 +16,7 @@ pub(super) fn closed_comes_once_and_last(subject: &dyn Subject) {
     bench.backend.close(LONG);
     bench.backend.close(Duration::ZERO);
     bench.backend.abort();
-    assert!(matches!(bench.next(), BackendEvent::Closed));
+    assert!(matches!(bench.next_event(), BackendEvent::Closed));
     assert_eq!(bench.state(), "closed");
     assert_eq!(bench.backend.submit(&enters(2, 0, &[4])).expect_err("it is closed").code(), ErrorCode::Closed);
     let refused = bench.backend.submit_forward(&inputs_of(3, &["1"])).expect_err("it is closed");
@@ -34,7 +34,7 @@ pub(super) fn close_while_it_loads(subject: &dyn Subject) {
     bench.expect_log("waiting");
     bench.backend.close(LONG);
     gate.open();
-    assert!(matches!(bench.next(), BackendEvent::Closed));
+    assert!(matches!(bench.next_event(), BackendEvent::Closed));
     bench.drop_in_silence();
     expect_no_model(subject);
 }
@@ -58,7 +58,7 @@ pub(super) fn close_while_it_is_busy_does_not_wait(subject: &dyn Subject) {
     bench.expect_log("waiting");
     bench.backend.close(Duration::ZERO);
     // The gate is still closed.
-    assert!(matches!(bench.next(), BackendEvent::Closed));
+    assert!(matches!(bench.next_event(), BackendEvent::Closed));
     if subject.bridge().has_process() {
         assert!(!is_alive(pid), "process {pid} is still there");
     }
@@ -78,11 +78,11 @@ pub(super) fn close_with_time_lets_the_running_step_end(subject: &dyn Subject) {
     let output = bench.expect_step();
     assert_eq!((output.step_id, output.tokens, output.error), (1, vec![5], None));
     // The one behind it need not be run, but its order is kept.
-    let mut event = bench.next();
+    let mut event = bench.next_event();
     if let BackendEvent::StepDone(output) = &event {
         assert_eq!(output.step_id, 2);
         assert!(output.error.as_ref().is_none_or(|error| error.code() == ErrorCode::Closed), "{output:?}");
-        event = bench.next();
+        event = bench.next_event();
     }
     assert!(matches!(event, BackendEvent::Closed), "{event:?}");
     bench.drop_in_silence();

@@ -186,7 +186,7 @@ pub(super) fn an_answer_that_cannot_be_is_no_answer(subject: &dyn Subject) {
     {
         bench.submit(&does(id, word));
         // A process that cannot be trusted any more is replaced; in this one only the step can be given up.
-        let error = match bench.next() {
+        let error = match bench.next_event() {
             BackendEvent::WorkerLost(error) if subject.bridge().has_process() => {
                 assert_eq!(error.code(), ErrorCode::WorkerLost);
                 bench.expect_ready();
