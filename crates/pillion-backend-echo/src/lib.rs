@@ -197,7 +197,7 @@ fn run(options: &EchoOptions, queue: &Receiver<Job>, shared: &Shared) {
                 let output = model.step(&step).unwrap_or_else(|error| StepOutput::failed(step.step_id, error));
                 BackendEvent::StepDone(output)
             }
-            Job::Forward(ForwardBatch { forward_id, items }) => {
+            Job::Forward(ForwardBatch { forward_id, items, .. }) => {
                 let results = items.into_iter().map(Ok).collect();
                 BackendEvent::ForwardDone(ForwardOutput { forward_id, results, ..ForwardOutput::default() })
             }

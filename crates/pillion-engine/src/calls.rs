@@ -110,6 +110,8 @@ impl Calls {
             && let Some(Item { place, item }) = self.waiting.pop_front()
         {
             bytes += item.size();
+            let call = self.by_run.get(&place.run);
+            batch.request_ids.push(call.map(|call| call.request_id.clone()).unwrap_or_default());
             places.push(place);
             batch.items.push(item);
         }
@@ -226,6 +228,7 @@ mod tests {
         assert!(calls.add(call(3, &["4", "5"])).is_none());
         let first = calls.next_batch(4).unwrap();
         assert_eq!((texts(&first.items), calls.runs_entered()), (vec!["1", "2", "3", "4"], vec![1, 2, 3]));
+        assert_eq!(first.request_ids, ["r1", "r1", "r2", "r3"]);
         let second = calls.next_batch(4).unwrap();
         assert_eq!(texts(&second.items), ["5"]);
         assert!(calls.next_batch(4).is_none());

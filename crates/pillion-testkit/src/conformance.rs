@@ -52,7 +52,7 @@ pub trait Subject {
     /// The longest record that it carries, if there is a limit; at most 1 MiB, so that the suite can reach it.
     fn max_record_bytes(&self) -> Option<usize>;
 
-    /// Runs a case. For who needs a process of its own for each.
+    /// Runs a case; for who needs a process of its own for each. The name of the case's test is the case's.
     fn isolated(&self, _case: &str, run: &dyn Fn()) {
         run();
     }
@@ -144,6 +144,7 @@ cases! { $
         a_backend_dropped_without_close_leaves_no_model
         another_backend_follows_a_closed_one
         two_backends_do_not_disturb_each_other
+        nothing_is_left_behind
     }
     process {
         an_idle_worker_that_is_killed_is_replaced

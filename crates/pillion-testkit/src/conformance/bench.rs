@@ -179,6 +179,13 @@ impl Bench {
         self.drop_in_silence()
     }
 
+    /// Ends it while it may still be loading.
+    pub fn close_whatever_comes(mut self) {
+        self.backend.close(LONG);
+        while !matches!(self.next_event(), BackendEvent::Closed) {}
+        self.drop_in_silence();
+    }
+
     /// Drops it after `Closed`, and shows that nothing more comes.
     pub fn drop_in_silence(self) -> Vec<LogRecord> {
         drop(self.backend);
@@ -225,7 +232,7 @@ pub(super) fn item(json: &str) -> ForwardItem {
 }
 
 pub(super) fn inputs_of(forward_id: u64, inputs: &[&str]) -> ForwardBatch {
-    ForwardBatch { forward_id, items: inputs.iter().map(|json| item(json)).collect() }
+    ForwardBatch { forward_id, items: inputs.iter().map(|json| item(json)).collect(), ..ForwardBatch::default() }
 }
 
 /// Whether there is such a process, other than one that only waits to be waited for.

@@ -1,7 +1,7 @@
 //! Inputs and results of classes.
 
 use pillion_core::{
-    Error, ErrorCode, Stage,
+    Error, ErrorCode, LogLevel, Stage,
     forward::{Dtype, ForwardBatch, ForwardItem, Tensor},
 };
 
@@ -54,7 +54,7 @@ pub(super) fn tensors_of_every_kind_cross(subject: &dyn Subject) {
             ForwardItem { json: "null".to_owned(), tensors: vec![(None, tensor(dtype, &[3, 100 << 10 >> 3]))] },
             item("3"),
         ];
-        let batch = ForwardBatch { forward_id: id as u64, items };
+        let batch = ForwardBatch { forward_id: id as u64, items, ..ForwardBatch::default() };
         bench.backend.submit_forward(&batch).expect("it is taken");
         let output = bench.expect_forward();
         assert_eq!((output.forward_id, output.error), (batch.forward_id, None));
@@ -126,13 +126,17 @@ pub(super) fn an_input_has_an_error_of_its_own(subject: &dyn Subject) {
 
 pub(super) fn a_class_that_raises_fails_its_batch_alone(subject: &dyn Subject) {
     let mut bench = Bench::ready(subject, &Model::Class("Echo"));
-    bench.submit_inputs(1, &["1", r#""raise""#]);
+    let mut failing = inputs_of(1, &["1", r#""raise""#]);
+    failing.request_ids = vec!["call-ü😀".to_owned(); 2];
+    bench.backend.submit_forward(&failing).expect("it is taken");
     bench.submit_inputs(2, &["2"]);
     let error = forward_error(&mut bench, 1);
     assert_eq!((error.code(), error.stage()), (ErrorCode::PythonError, Some(Stage::Forward)));
     assert!(error.message().contains("ValueError: asked to: grüße 😀 "), "{error}");
     assert!(error.python().is_some_and(|python| python.traceback.contains("in forward\n")), "{error:?}");
     assert_eq!(bench.expect_forward().results, [Ok(item("2"))]);
+    let record = bench.expect_log("forward 1 raised ValueError; requests: call-ü😀");
+    assert_eq!((record.level, record.request_id.as_deref()), (LogLevel::Warn, Some("call-ü😀")));
     bench.close();
 }
 
@@ -173,7 +177,10 @@ pub(super) fn what_a_class_keeps_of_tensors_never_changes(subject: &dyn Subject)
         let fill = (id % 251) as u8;
         let tensor = Tensor::new(Dtype::Uint8, vec![len], vec![fill; len as usize]).expect("it fits");
         let items = vec![ForwardItem { json: "null".to_owned(), tensors: vec![(None, tensor.clone())] }];
-        bench.backend.submit_forward(&ForwardBatch { forward_id: id, items }).expect("it is taken");
+        bench
+            .backend
+            .submit_forward(&ForwardBatch { forward_id: id, items, ..ForwardBatch::default() })
+            .expect("it is taken");
         let output = bench.expect_forward();
         assert_eq!(output.error, None);
         let results = &output.results[0].as_ref().expect("it is answered").tensors;
