@@ -29,15 +29,17 @@ pub enum Bridge {
     Embedded,
     Shm,
     Grpc,
+    /// The calls that are forms of steps, by hand: no backend of ours.
+    GrpcUnary,
 }
 
 impl Bridge {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Echo, Self::Embedded, Self::Shm, Self::Grpc];
+    pub const ALL: [Self; 5] = [Self::Echo, Self::Embedded, Self::Shm, Self::Grpc, Self::GrpcUnary];
 
     /// Whether the model runs in a process of its own.
     pub fn has_process(self) -> bool {
-        matches!(self, Self::Shm | Self::Grpc)
+        matches!(self, Self::Shm | Self::Grpc | Self::GrpcUnary)
     }
 }
 
@@ -188,6 +190,7 @@ mod tests {
             "pillion-backend-embedded/tests/conformance.rs",
             "pillion-backend-worker/tests/conformance_shm.rs",
             "pillion-backend-worker/tests/conformance_grpc.rs",
+            "pillion-backend-worker/tests/conformance_unary.rs",
         ] {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file);
             let text = std::fs::read_to_string(&path).unwrap();
