@@ -252,7 +252,7 @@ impl EngineCore {
         Counters::add(&counters.steps, 1);
         self.learn(output.forward_ns);
         let Some(scheduler) = &mut self.scheduler else { return };
-        if let Some(error) = &output.error {
+        if let Some(error) = output.error.clone().or_else(|| scheduler.check_output(output).err()) {
             Counters::add(&counters.steps_failed, 1);
             let runs = scheduler.step_failed(output.step_id);
             for run in runs {
