@@ -99,6 +99,16 @@ impl Calls {
         self.in_flight.len()
     }
 
+    /// The callers' names for what is under way, in this forward or in all, each once.
+    pub(crate) fn names_in_flight(&self, forward_id: Option<u64>) -> Vec<String> {
+        let batches = self.in_flight.iter().filter(|batch| forward_id.is_none_or(|id| id == batch.forward_id));
+        let calls = batches.flat_map(|batch| &batch.places).filter_map(|place| self.by_run.get(&place.run));
+        let mut names: Vec<String> = calls.map(|call| call.request_id.clone()).collect();
+        // Items of a call stand together.
+        names.dedup();
+        names
+    }
+
     /// The next items to submit, at most so many; from now on they are under way.
     pub(crate) fn next_batch(&mut self, max_items: usize) -> Option<ForwardBatch> {
         let mut bytes = 0;

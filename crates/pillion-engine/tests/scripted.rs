@@ -106,6 +106,10 @@ fn a_failing_step_ends_its_rows_and_the_worker_goes_on() {
     let step = script.next_step();
     let error = Error::new(ErrorCode::PythonError, "boom");
     script.send(BackendEvent::StepDone(StepOutput::failed(step.step_id, error)));
+    let said = bench.wait_for(|o| matches!(o, EngineOutput::Log(_)));
+    let EngineOutput::Log(record) = said else { unreachable!("it was waited for") };
+    assert_eq!(record.message, format!("step {} failed: python_error: boom; requests: first", step.step_id));
+    assert_eq!(record.request_id.as_deref(), Some("first"));
     let error = bench.whole(1).err();
     assert_eq!((error.code(), error.request_id()), (ErrorCode::PythonError, Some("first")));
     bench.engine().generate(2, generate("b").max_tokens(1).build());
@@ -130,7 +134,10 @@ fn a_stream_goes_on_after_a_lost_worker() {
     }
     let unanswered = script.next_step();
     script.send(lost());
-    bench.wait_for(|o| matches!(o, EngineOutput::Log(_)));
+    let said = bench.wait_for(|o| matches!(o, EngineOutput::Log(_)));
+    let EngineOutput::Log(record) = said else { unreachable!("it was waited for") };
+    assert_eq!((record.level, record.request_id.as_deref()), (LogLevel::Error, Some("test-ab")));
+    assert_eq!(record.message, "worker_lost: killed; requests: test-ab");
     assert!(script.is_quiet(), "nothing is submitted while no worker is there");
     assert_eq!(serde_json::to_value(bench.engine().status()).unwrap()["state"], "degraded");
     script.ready();
