@@ -25,7 +25,8 @@ from pillion.worker import Handler
 
 __all__ = ["EmbeddedHandler", "boot", "open", "shutdown"]
 
-Log: TypeAlias = Callable[[int, str], None]
+# Called with a level and a text, and with the id of the request that it is about where that is known.
+Log: TypeAlias = Callable[..., None]
 Reserve: TypeAlias = Callable[[int], memoryview | None]
 
 DEBUG: Final = 0
@@ -215,7 +216,9 @@ class LogHandler(logging.Handler):
         try:
             text = self.format(record)
             name = "" if record.name in ("root", "pillion", "py.warnings") else f"{record.name}: "
-            self._log(_level(record.levelno), name + text.rstrip("\n"))
+            request_id = getattr(record, "request_id", None)
+            about = (request_id,) if isinstance(request_id, str) else ()
+            self._log(_level(record.levelno), name + text.rstrip("\n"), *about)
         except Exception:
             self.handleError(record)
 

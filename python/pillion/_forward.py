@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
-from pillion._step import HEADER, MAGIC, VERSION, encode_output
+from pillion._step import HEADER, MAGIC, VERSION, encode_output, read_request_ids
 from pillion.errors import PillionError, StepRecordError
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "decode_forward",
     "encode_forward_output",
     "failed",
+    "request_ids",
 ]
 
 KIND_FORWARD: Final = 2
@@ -54,6 +55,7 @@ _OUTPUT_HEAD: Final = struct.Struct("<IHHIIQQ12I")
 _ENTRY: Final = struct.Struct("<II")
 _WIDTHS: Final = (_ITEM.size, _TENSOR.size, 4, 1, 1)
 _NO_NAME: Final = 0xFFFF_FFFF
+_NUM_SECTIONS: Final = 5
 _ITEM_FAILED: Final = 1
 _ALIGN: Final = 16
 _MAX_DIMENSIONS: Final = 32
@@ -134,7 +136,7 @@ def decode_forward(record: bytes | bytearray | memoryview) -> Forward:
     if (
         begin != _BEGIN
         or length != size
-        or not 5 <= sections <= (size - HEADER.size) >> 3
+        or not _NUM_SECTIONS <= sections <= (size - HEADER.size) >> 3
         or min(items_at, tensors_at, shapes_at, text_at, data_at) < body
         or max(items_end, tensors_end, shapes_end, text_end, data_at + data_len) > size
     ):
@@ -150,6 +152,16 @@ def decode_forward(record: bytes | bytearray | memoryview) -> Forward:
         for entry in _TENSOR.iter_unpack(data[tensors_at:tensors_end])
     ]
     return Forward(forward_id, values, found)
+
+
+def request_ids(record: bytes | bytearray | memoryview, num_items: int) -> tuple[str, ...]:
+    """The callers' names for the items of a forward that could be read: none at all, or one for each. Apart, since only
+    the log wants them."""
+    data = memoryview(record).cast("B")
+    sections = HEADER.unpack_from(data)[4]
+    if sections <= _NUM_SECTIONS:
+        return ()
+    return read_request_ids(data, HEADER.size + 8 * sections, _NUM_SECTIONS, num_items)
 
 
 def encode_forward_output(forward_id: int, forward_ns: int, results: Iterable[Result] = (), error: str = "") -> bytes:

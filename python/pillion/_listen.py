@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Final
 
 import pillion
 from pillion import _serve
-from pillion._config import LoadConfig, LoadLimits, PretrainedModel, Progress
+from pillion._config import ClassModel, LoadConfig, LoadLimits, PretrainedModel, Progress
 from pillion.errors import PillionError
 
 __all__ = ["detach", "main", "run", "socket_path"]
@@ -122,7 +123,7 @@ def _log_progress(stage: str, done: float, total: float | None) -> None:
 
 def _config(options: argparse.Namespace) -> LoadConfig:
     return LoadConfig(
-        model=PretrainedModel(os.path.abspath(options.model), options.trust_remote_code),
+        model=_model(options),
         device=options.device,
         dtype=options.dtype,
         num_threads=options.num_threads,
@@ -135,6 +136,12 @@ def _config(options: argparse.Namespace) -> LoadConfig:
     )
 
 
+def _model(options: argparse.Namespace) -> PretrainedModel | ClassModel:
+    if options.spec is not None:
+        return ClassModel(options.spec, options.options)
+    return PretrainedModel(os.path.abspath(options.model), options.trust_remote_code)
+
+
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m pillion.worker",
@@ -144,7 +151,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     defaults = LoadLimits()
     parser.add_argument("--listen", required=True, metavar="unix:/PATH", help="a socket in a folder of mode 0700")
-    parser.add_argument("--model", required=True, metavar="DIR", help="a folder with config.json and safetensors")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", metavar="DIR", help="a folder with config.json and safetensors")
+    what.add_argument("--class", dest="spec", metavar="FILE:NAME", help="a class with load and forward, for predict")
+    parser.add_argument("--options", type=_json, metavar="JSON", help="what the class finds as context.options")
     parser.add_argument("--device", help="a torch device; default: the best there is")
     parser.add_argument("--dtype", help="a torch dtype; default: the one that is fast on the device")
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code in the model's folder")
@@ -159,6 +169,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(name, type=_positive, default=default, metavar="N", help=text)
     parser.add_argument("--version", action="version", version=f"pillion {pillion.__version__}")
     return parser.parse_args(arguments)
+
+
+def _json(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"JSON is expected, got {text!r}: {error}") from None
 
 
 def _positive(text: str) -> int:

@@ -23,6 +23,7 @@ __all__ = [
     "Step",
     "decode_step",
     "encode_output",
+    "read_request_ids",
 ]
 
 MAGIC: Final = int.from_bytes(b"PLLN", "little")
@@ -133,7 +134,7 @@ def decode_step(record: bytes | bytearray | memoryview) -> Step:
     rows = words[o5 >> 2 : rows_end >> 2] if n5 else _EMPTY
     if not n1:
         return _new_step(Step, (step_id, freed, (), prompts, copies, bitmask, rows, ()))
-    ids = _request_ids(data, body, n1) if sections > _NUM_SECTIONS else ()
+    ids = read_request_ids(data, body, _NUM_SECTIONS, n1) if sections > _NUM_SECTIONS else ()
     return Step(step_id, freed, _sequences(new, len(prompts)), prompts, copies, bitmask, rows, ids)
 
 
@@ -235,11 +236,12 @@ def _sequences(section: memoryview, num_prompt_tokens: int) -> tuple[NewSequence
     return sequences
 
 
-def _request_ids(data: memoryview, body: int, wanted: int) -> tuple[str, ...]:
-    offset, count = _ENTRY.unpack_from(data, HEADER.size + 8 * _NUM_SECTIONS)
+def read_request_ids(data: memoryview, body: int, section: int, wanted: int) -> tuple[str, ...]:
+    """The section with the callers' names: none at all, or as many as are wanted."""
+    offset, count = _ENTRY.unpack_from(data, HEADER.size + 8 * section)
     end = offset + count
     if offset < body or end > len(data):
-        raise _outside(_NUM_SECTIONS, count, offset)
+        raise _outside(section, count, offset)
     ids = []
     while offset < end:
         at = offset + _LENGTH.size
@@ -248,7 +250,7 @@ def _request_ids(data: memoryview, body: int, wanted: int) -> tuple[str, ...]:
             raise _bad("a request id lies outside its section")
         ids.append(str(data[at:offset], "utf-8", "replace"))
     if ids and len(ids) != wanted:
-        raise _bad(f"{len(ids)} request ids for {wanted} sequences")
+        raise _bad(f"{len(ids)} request ids where {wanted} were expected")
     return tuple(ids)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,7 +115,7 @@ Tensor = tuple[str | None, str, tuple[int, ...], bytes]
 """Name, dtype, shape, data."""
 
 
-def encode_forward(forward_id: int, items: list[tuple[Any, list[Tensor]]]) -> bytes:
+def encode_forward(forward_id: int, items: list[tuple[Any, list[Tensor]]], request_ids: Sequence[str] = ()) -> bytes:
     """A forward record of JSON values, each with its tensors."""
     codes = {name: code for code, (name, _) in DTYPES.items()}
     text, data, table, shapes, spans = b"", b"", b"", b"", b""
@@ -131,10 +132,14 @@ def encode_forward(forward_id: int, items: list[tuple[Any, list[Tensor]]]) -> by
             shapes += words(shape)
             data += blob + bytes(-len(blob) % 16)
     # The data begin at a multiple of 16.
-    start = HEADER.size + 8 * 5 + len(spans) + len(table) + len(shapes)
+    start = HEADER.size + 8 * (6 if request_ids else 5) + len(spans) + len(table) + len(shapes)
     padded = text + bytes(-(start + len(text)) % 16)
     sections = [(len(items), spans), (len(table) // 32, table), (len(shapes) // 4, shapes)]
-    return record(KIND_FORWARD, forward_id, 0, [*sections, (len(text), padded), (len(data), data)])
+    sections += [(len(text), padded), (len(data), data)]
+    if request_ids:
+        names = b"".join(words((len(name.encode()),)) + name.encode() for name in request_ids)
+        sections.append((len(names), names))
+    return record(KIND_FORWARD, forward_id, 0, sections)
 
 
 @dataclass

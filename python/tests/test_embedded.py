@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from pillion import _embedded
 from pillion.errors import InvalidArgumentError
 from records import StepRecord, decode_output, sequence
 
-Lines = list[tuple[int, str]]
+Lines = list[tuple[Any, ...]]
 Boot = Callable[[], Lines]
 
 
@@ -31,7 +32,7 @@ def boot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Boot]:
         lines: Lines = []
         monkeypatch.setattr(sys, "stdout", sys.stdout)
         monkeypatch.setattr(sys, "stderr", sys.stderr)
-        version = _embedded.boot("{}", lambda level, message: lines.append((level, message)))
+        version = _embedded.boot("{}", lambda *line: lines.append(line))
         assert json.loads(version) == {"version": pillion.__version__}
         return lines
 
@@ -87,6 +88,13 @@ def test_logging_keeps_its_levels(boot: Boot) -> None:
         logging.getLogger("x").exception("failed")
     assert booted[:2] == [(1, "hello 1"), (2, "some.library: careful")]
     assert booted[2][0] == 3 and booted[2][1].startswith("x: failed\nTraceback") and "inside" in booted[2][1]
+
+
+def test_the_request_that_a_record_is_about_comes_with_it(boot: Boot) -> None:
+    booted = boot()
+    logging.getLogger("x").warning("slow", extra={"request_id": "r-ü"})
+    logging.getLogger("x").warning("slow", extra={"request_id": 7})
+    assert booted == [(2, "x: slow", "r-ü"), (2, "x: slow")]
 
 
 def test_warnings_are_logged(boot: Boot) -> None:

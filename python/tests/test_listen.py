@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pillion import _listen
+from pillion._config import ClassModel
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,8 +31,21 @@ def test_what_it_is_told_becomes_the_load_configuration() -> None:
     assert (config.limits.max_context, config.limits.max_batch_tokens) == (None, 2048)
 
 
+def test_a_class_may_be_served_too() -> None:
+    options = _listen._parse(["--listen", "unix:/run/w", "--class", "m.py:M", "--options", '{"a": [1]}'])
+    assert _listen._config(options).model == ClassModel("m.py:M", {"a": [1]})
+    assert _listen._config(_listen._parse(["--listen", "unix:/w", "--class", "m:M"])).model == ClassModel("m:M")
+
+
 @pytest.mark.parametrize(
-    "arguments", [[], ["--listen", "unix:/w"], ["--listen", "unix:/w", "--model", "m", "--max-running", "0"]]
+    "arguments",
+    [
+        [],
+        ["--listen", "unix:/w"],
+        ["--listen", "unix:/w", "--model", "m", "--max-running", "0"],
+        ["--listen", "unix:/w", "--model", "m", "--class", "m.py:M"],
+        ["--listen", "unix:/w", "--class", "m.py:M", "--options", "{"],
+    ],
 )
 def test_wrong_arguments_are_refused_with_the_usage(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -6,10 +6,11 @@ import logging
 
 import pytest
 
-from pillion._requests import RequestNames
+from pillion._forward import request_ids
+from pillion._requests import RequestNames, log_forward_failure
 from pillion._step import Step, decode_step
 from pillion.errors import StepRecordError
-from records import StepRecord, sequence
+from records import StepRecord, Tensor, encode_forward, sequence
 
 
 def step(names: list[str], slots: list[int], rows: list[int], freed: list[int] | None = None) -> Step:
@@ -51,8 +52,23 @@ def test_a_failure_is_one_line_with_the_names(
     assert getattr(record, "request_id", None) == request_id
 
 
+def test_a_failed_forward_names_its_requests_once(caplog: pytest.LogCaptureFixture) -> None:
+    items: list[tuple[int, list[Tensor]]] = [(1, []), (2, []), (3, [])]
+    with caplog.at_level(logging.WARNING, "pillion"):
+        log_forward_failure(3, KeyError("x"), encode_forward(3, items, ["a", "a", "\u00fc"]), 3)
+        log_forward_failure(4, KeyError("x"), encode_forward(4, items, ["a", "a", "a"]), 3)
+        log_forward_failure(5, KeyError("x"), encode_forward(5, items), 3)
+    assert [(record.getMessage(), getattr(record, "request_id", None)) for record in caplog.records] == [
+        ("forward 3 raised KeyError; requests: a, \u00fc", None),
+        ("forward 4 raised KeyError; requests: a", "a"),
+        ("forward 5 raised KeyError; requests: none", None),
+    ]
+    with pytest.raises(StepRecordError, match="2 request ids where 3 were expected"):
+        request_ids(encode_forward(6, items, ["a", "b"]), 3)
+
+
 def test_request_ids_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(StepRecordError, match="2 request ids for 1 sequences"):
+    with pytest.raises(StepRecordError, match="2 request ids where 1 were expected"):
         step(["a", "b"], [1], [])
     record = bytearray(StepRecord(new=[sequence(0, 0, 0)], request_ids=["abc"]).encode())
     at = record.index(b"\x03\x00\x00\x00abc")

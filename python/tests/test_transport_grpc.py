@@ -61,7 +61,7 @@ class Engine:
     def __init__(self, path: str) -> None:
         self.channel = grpc.insecure_channel(f"unix:{path}")
 
-    def call(self, method: str, request: Any, reply: str, timeout: float = 60) -> Any:
+    def call(self, method: str, request: Any, reply: str, timeout: float | None = 60) -> Any:
         stub = self.channel.unary_unary(
             METHOD + method,
             request_serializer=type(request).SerializeToString,
@@ -387,6 +387,13 @@ def test_info_agrees_on_a_version_and_waits_for_the_model(path: str) -> None:
         engine.channel.close()
         server.close()
     assert not os.path.lexists(path)
+
+
+def test_a_call_without_a_deadline_is_answered(start: Callable[..., Engine]) -> None:
+    engine = start(Handler())
+    ask = MESSAGES["InfoRequest"](newest_protocol=1, wait_until_loaded=True)
+    assert engine.call("Info", ask, "InfoReply", timeout=None).pid == os.getpid()
+    assert engine.call("Decode", MESSAGES["Step"](step_id=5, rows=bytes(16)), "StepOutput", timeout=None).step_id == 5
 
 
 def test_the_version_before_ones_own_is_spoken_too() -> None:

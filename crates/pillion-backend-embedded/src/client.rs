@@ -105,23 +105,24 @@ impl Client {
     }
 
     pub(crate) fn log(&self, level: LogLevel, source: LogSource, message: impl Into<String>) {
-        self.send(BackendEvent::Log(LogRecord { level, source, message: message.into(), request_id: None }));
+        self.log_record(LogRecord { level, source, message: message.into(), request_id: None });
     }
 
-    /// Tells how loading ended.
+    pub(crate) fn log_record(&self, record: LogRecord) {
+        self.send(BackendEvent::Log(record));
+    }
+
+    /// Tells how loading ended, unless the engine has closed this backend meanwhile.
     pub(crate) fn loaded(&self, result: Result<Box<WorkerInfo>>) {
         let mut state = self.state();
+        if *state >= State::Closing {
+            return;
+        }
         let (next, event) = match result {
-            Ok(_) if *state >= State::Closing => (*state, BackendEvent::LoadFailed(closed())),
             Ok(info) => (State::Ready, BackendEvent::Ready(info)),
             Err(error) => (State::Lost, BackendEvent::LoadFailed(error)),
         };
-        if *state == State::Closed {
-            return;
-        }
-        if next > *state {
-            self.go(&mut state, next);
-        }
+        self.go(&mut state, next);
         self.events.send(event);
     }
 

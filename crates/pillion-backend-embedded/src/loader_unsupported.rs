@@ -9,7 +9,7 @@ use pillion_core::{Error, ErrorCode, Result};
 
 use crate::{choose::Choice, tensors::Reserved};
 
-pub(crate) type LogHook = fn(u32, &str);
+pub(crate) type LogHook = fn(u32, &str, &str);
 
 /// Cannot be made here.
 #[derive(Debug)]

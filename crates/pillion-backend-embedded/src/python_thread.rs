@@ -16,7 +16,7 @@ use std::{
 
 use crossbeam_channel::{Sender, bounded};
 use pillion_core::{
-    BackendEvent, Error, ErrorCode, LogLevel, LogSource, Result, Stage, VERSION, WorkerInfo,
+    BackendEvent, Error, ErrorCode, LogLevel, LogRecord, LogSource, Result, Stage, VERSION, WorkerInfo,
     forward::{ForwardOutput, Tensor},
     step::{self, RecordKind, StepOutput},
 };
@@ -299,7 +299,7 @@ fn check_info(json: &[u8]) -> Result<WorkerInfo> {
 }
 
 /// What Python printed or logged. Called from any Python thread.
-fn log_line(level: u32, message: &str) {
+fn log_line(level: u32, message: &str, request_id: &str) {
     let level = match level {
         0 => LogLevel::Debug,
         1 => LogLevel::Info,
@@ -309,7 +309,13 @@ fn log_line(level: u32, message: &str) {
     let end = (0..=message.len().min(MAX_LOG)).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
     let client = process().clients.last().map(Arc::clone);
     if let Some(client) = client {
-        client.log(level, LogSource::Python, &message[..end]);
+        let request_id = (!request_id.is_empty()).then(|| request_id.to_owned());
+        client.log_record(LogRecord {
+            level,
+            source: LogSource::Python,
+            message: message[..end].to_owned(),
+            request_id,
+        });
     }
 }
 

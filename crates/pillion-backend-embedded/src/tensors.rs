@@ -129,7 +129,7 @@ mod tests {
         let item = |len| ForwardItem { json: "null".into(), tensors: vec![tensor(len)] };
         let items = vec![item(MIN_LEN - 1), item(MIN_LEN), item(1 << 20)];
         let mut record = Vec::new();
-        let beside = encode(&ForwardBatch { forward_id: 1, items }, &mut record).unwrap();
+        let beside = encode(&ForwardBatch { forward_id: 1, items, ..ForwardBatch::default() }, &mut record).unwrap();
         assert_eq!(beside.iter().map(Tensor::byte_len).collect::<Vec<_>>(), [MIN_LEN, 1 << 20]);
         assert!(record.len() > MIN_LEN && record.len() < MIN_LEN + 1000, "{}", record.len());
     }

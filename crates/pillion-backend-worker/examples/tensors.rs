@@ -98,7 +98,11 @@ impl Worker {
             Some(data) => vec![(None, Tensor::new(Dtype::Uint8, vec![data.len() as u32], data.clone())?)],
             None => Vec::new(),
         };
-        let mut batch = ForwardBatch { forward_id: 0, items: vec![ForwardItem { json: "null".into(), tensors }] };
+        let mut batch = ForwardBatch {
+            forward_id: 0,
+            items: vec![ForwardItem { json: "null".into(), tensors }],
+            ..ForwardBatch::default()
+        };
         let (mut given, mut taken) = (Vec::with_capacity(forwards), Vec::with_capacity(forwards));
         let mut result = Vec::with_capacity(data.map_or(0, Vec::len));
         for _ in 0..forwards {

@@ -26,6 +26,8 @@ pub struct WorkerBackend {
     options: Option<WorkerOptions>,
     shared: Arc<Shared>,
     mailbox: Option<Arc<Mailbox>>,
+    /// Whether the engine has asked for its end.
+    is_closed: bool,
 }
 
 /// What the engine's thread and the supervisor share. Each lock is held for a copy or a swap, never while anything waits.
@@ -59,13 +61,23 @@ pub(crate) enum WorkerState {
 impl WorkerBackend {
     /// Nothing runs before [`Backend::start`].
     pub fn new(options: WorkerOptions) -> Self {
-        Self { options: Some(options), shared: Arc::default(), mailbox: None }
+        Self { options: Some(options), shared: Arc::default(), mailbox: None, is_closed: false }
+    }
+
+    fn no_worker(&self) -> Error {
+        if self.is_closed {
+            Error::new(ErrorCode::Closed, "the backend has been closed")
+        } else {
+            Error::new(ErrorCode::WorkerLost, "there is no worker at this moment")
+        }
     }
 }
 
 impl Backend for WorkerBackend {
     fn start(&mut self, events: BackendEvents) -> Result<()> {
-        let options = self.options.take().ok_or_else(|| Error::internal("the worker backend was started twice"))?;
+        let options = self.options.take();
+        let options =
+            options.ok_or_else(|| Error::internal("the worker backend was started twice, or after it was closed"))?;
         let mailbox = Arc::new(Mailbox::new()?);
         let supervisor = Supervisor::new(options, Arc::clone(&self.shared), Arc::clone(&mailbox), events);
         thread::Builder::new()
@@ -79,14 +91,14 @@ impl Backend for WorkerBackend {
     fn submit(&mut self, step: &Step) -> Result<()> {
         match &mut *lock(&self.shared.link) {
             Some(link) => link.submit(step),
-            None => Err(Error::new(ErrorCode::WorkerLost, "there is no worker at this moment")),
+            None => Err(self.no_worker()),
         }
     }
 
     fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
         match &mut *lock(&self.shared.link) {
             Some(link) => link.submit_forward(batch),
-            None => Err(Error::new(ErrorCode::WorkerLost, "there is no worker at this moment")),
+            None => Err(self.no_worker()),
         }
     }
 
@@ -101,8 +113,12 @@ impl Backend for WorkerBackend {
     }
 
     fn close(&mut self, timeout: Duration) {
+        self.is_closed = true;
         if let Some(mailbox) = &self.mailbox {
             mailbox.close(timeout);
+        } else {
+            self.options = None;
+            lock(&self.shared.status).state = WorkerState::Closed;
         }
     }
 

@@ -8,17 +8,15 @@ mod common;
 
 const TRANSPORT: pillion_backend_worker::Transport = pillion_backend_worker::Transport::Shm;
 
-mod holdings;
-
 use std::time::Duration;
 
-use common::{Harness, LONG, fake, options, signal, step, wait_until};
-use holdings::{Holdings, check};
+use common::{Harness, LONG, fake, options, signal, step};
 use pillion_backend_worker::{RestartOptions, WorkerOptions};
 use pillion_core::{
     Backend, BackendEvent, Error, ErrorCode,
     forward::{ForwardBatch, ForwardItem},
 };
+use pillion_testkit::Holdings;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -46,7 +44,7 @@ fn loses(way: &str) -> Error {
         "answers unasked" => Ok(()),
         "tensor outside the pool" => {
             let items = vec![ForwardItem { json: "null".into(), tensors: Vec::new() }];
-            h.backend.submit_forward(&ForwardBatch { forward_id: 1, items })
+            h.backend.submit_forward(&ForwardBatch { forward_id: 1, items, ..ForwardBatch::default() })
         }
         _ => h.backend.submit(&step(1, &[])),
     };
@@ -66,7 +64,7 @@ fn loses(way: &str) -> Error {
 fn every_misdeed_is_named_and_leaves_nothing_behind() {
     // Whatever the first worker makes for good is there before anything is counted.
     Harness::ready(fake()).close(LONG);
-    wait_until("the end of the first worker's threads", || Holdings::now().threads == 0);
+    Holdings::wait_for_threads("the first worker", 0);
     let before = Holdings::now();
     assert_eq!((before.children, before.mappings.len()), (0, 0));
     at_the_start(&before);
@@ -90,7 +88,7 @@ fn at_the_start(before: &Holdings) {
         ("ready without information", ErrorCode::Internal, "missing field `info`"),
     ];
     for &(way, code, part) in cases {
-        check(way, before, || {
+        before.check(way, || {
             let when = if way.starts_with("ready ") && way != "ready before hello" { "ready" } else { "start" };
             let mut h = Harness::start(hostile(when, way));
             let error = h.expect_load_failed();
@@ -100,11 +98,11 @@ fn at_the_start(before: &Holdings) {
             h.close(LONG);
         });
     }
-    check("silent", before, || {
+    before.check("silent", || {
         let error = load_fails("silent", SHORT);
         assert!(error.message().contains("was not ready within 1s"), "{error}");
     });
-    check("close the socket and stay", before, || {
+    before.check("close the socket and stay", || {
         let error = load_fails("close the socket and stay", LONG);
         assert!(error.message().contains("the process went on"), "{error}");
     });
@@ -132,14 +130,14 @@ fn when_ready(before: &Holdings) {
         ("cuts the ring", "a record of kind 9"),
     ];
     for (way, part) in cases {
-        check(way, before, || {
+        before.check(way, || {
             let error = loses(way);
             assert_eq!(error.code(), ErrorCode::WorkerLost, "{way}: {error}");
             assert!(error.message().contains(part), "{way}: {error}");
             assert!(error.message().starts_with("the worker was stopped: "), "{way}: {error}");
         });
     }
-    check("fills our bell", before, || {
+    before.check("fills our bell", || {
         let mut o = hostile("ready", "fills our bell");
         o.supervise.heartbeat = Duration::from_millis(50);
         let mut h = Harness::ready(o);
@@ -159,12 +157,12 @@ fn when_ready(before: &Holdings) {
 }
 
 fn well_behaved(before: &Holdings) {
-    check("steps, then close", before, || {
+    before.check("steps, then close", || {
         let mut h = Harness::ready(fake());
         (1..50).for_each(|id| h.round_trip(id));
         h.close(LONG);
     });
-    check("killed and replaced, many times", before, || {
+    before.check("killed and replaced, many times", || {
         let mut o = fake();
         o.supervise.restart.max_restarts = 20;
         let mut h = Harness::ready(o);
@@ -177,8 +175,8 @@ fn well_behaved(before: &Holdings) {
         }
         h.close(LONG);
     });
-    check("dropped", before, || drop(Harness::ready(fake())));
-    check("nothing lies in /dev/shm, so it may be full or missing", before, || {
+    before.check("dropped", || drop(Harness::ready(fake())));
+    before.check("nothing lies in /dev/shm, so it may be full or missing", || {
         let h = Harness::ready(fake());
         for process in ["self".to_owned(), h.pid().to_string()] {
             let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
@@ -186,16 +184,16 @@ fn well_behaved(before: &Holdings) {
         }
         h.close(LONG);
     });
-    check("a grandchild", before, || {
+    before.check("a grandchild", || {
         let h = Harness::ready(options("fake_worker", json!({ "load": "child" })));
         h.close(LONG);
     });
-    check("a load that raises", before, || {
+    before.check("a load that raises", || {
         let mut h = Harness::start(options("fake_worker", json!({ "load": "raise" })));
         h.expect_load_failed();
         h.close(LONG);
     });
-    check("no interpreter", before, || {
+    before.check("no interpreter", || {
         let mut h = Harness::start(WorkerOptions { python: "/nowhere/python".into(), ..fake() });
         h.expect_load_failed();
         h.close(LONG);

@@ -5,14 +5,12 @@
 #![expect(clippy::unwrap_used, reason = "tests; clippy knows only functions that are marked as such")]
 
 mod common;
-mod holdings;
-
 use std::time::Duration;
 
-use common::{Harness, LONG, fake, options, signal, step, wait_until};
-use holdings::{Holdings, check};
+use common::{Harness, LONG, fake, options, signal, step};
 use pillion_backend_worker::{Attach, RestartOptions, Transport, WorkerOptions};
 use pillion_core::{Backend, BackendEvent, Error, ErrorCode};
+use pillion_testkit::Holdings;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -45,7 +43,7 @@ fn loses(way: &str) -> Error {
 fn every_misdeed_is_named_and_leaves_nothing_behind() {
     // Whatever the first worker makes for good is there before anything is counted.
     Harness::ready(fake()).close(LONG);
-    wait_until("the end of the first worker's threads", || Holdings::now().threads == 0);
+    Holdings::wait_for_threads("the first worker", 0);
     let before = Holdings::now();
     assert_eq!((before.children, before.mappings.len(), before.folders.len()), (0, 0, 0));
     at_the_start(&before);
@@ -65,7 +63,7 @@ fn at_the_start(before: &Holdings) {
         ("information that is none", ErrorCode::Internal, "the worker's answer cannot be used"),
     ];
     for &(way, code, part) in cases {
-        check(way, before, || {
+        before.check(way, || {
             let mut h = Harness::start(hostile(way));
             let error = h.expect_load_failed();
             assert_eq!(error.code(), code, "{way}: {error}");
@@ -76,7 +74,7 @@ fn at_the_start(before: &Holdings) {
 }
 
 fn closes_each_connection(before: &Holdings) {
-    check("closes each connection", before, || {
+    before.check("closes each connection", || {
         let mut h = Harness::start(hostile("closes each connection"));
         let error = h.expect_load_failed();
         // Before the first byte or after it.
@@ -101,13 +99,13 @@ fn when_ready(before: &Holdings) {
         ("ends the stream", "the worker ended the stream of steps"),
     ];
     for (way, part) in cases {
-        check(way, before, || {
+        before.check(way, || {
             let error = loses(way);
             assert_eq!(error.code(), ErrorCode::WorkerLost, "{way}: {error}");
             assert!(error.message().contains(part), "{way}: {error}");
         });
     }
-    check("an error that is none", before, || {
+    before.check("an error that is none", || {
         let mut h = Harness::ready(hostile("message with an error that is none"));
         h.backend.submit(&step(1, &[])).unwrap();
         let error = h.expect_step().error.unwrap();
@@ -117,14 +115,14 @@ fn when_ready(before: &Holdings) {
 }
 
 fn well_behaved(before: &Holdings) {
-    check("steps, then close", before, || {
+    before.check("steps, then close", || {
         let mut h = Harness::ready(fake());
         (1..50).for_each(|id| h.round_trip(id));
         // Connected, the socket has no name any more.
         assert_eq!(Holdings::now().folders.len(), 0);
         h.close(LONG);
     });
-    check("killed and replaced, many times", before, || {
+    before.check("killed and replaced, many times", || {
         let mut o = fake();
         o.supervise.restart.max_restarts = 20;
         let mut h = Harness::ready(o);
@@ -137,20 +135,20 @@ fn well_behaved(before: &Holdings) {
         }
         h.close(LONG);
     });
-    check("dropped", before, || drop(Harness::ready(fake())));
-    check("a load that raises", before, || {
+    before.check("dropped", || drop(Harness::ready(fake())));
+    before.check("a load that raises", || {
         let mut h = Harness::start(options("fake_worker", json!({ "load": "raise" })));
         h.expect_load_failed();
         h.close(LONG);
     });
-    check("nobody to attach to", before, || {
+    before.check("nobody to attach to", || {
         let folder = tempfile::tempdir().unwrap();
         let attach = Some(Attach { socket: folder.path().join("s"), start: false });
         let mut h = Harness::start(WorkerOptions { attach, ..fake() });
         h.expect_load_failed();
         h.backend_closed();
     });
-    check("a Python without grpcio", before, || {
+    before.check("a Python without grpcio", || {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("grpc.py"), "raise ModuleNotFoundError('not here', name='grpc')").unwrap();
         let mut o = fake();

@@ -48,14 +48,18 @@ pub(crate) struct BootConfig {
 }
 
 /// Prepares the interpreter and imports our package. Gives the JSON that its `boot` gave.
-pub(crate) fn boot(config: &str, log: impl Fn(u32, &str) + Send + Sync + 'static) -> Result<String> {
+pub(crate) fn boot(config: &str, log: impl Fn(u32, &str, &str) + Send + Sync + 'static) -> Result<String> {
     let parsed: BootConfig = serde_json::from_str(config)
         .map_err(|e| Error::internal(format!("the boot configuration cannot be read: {e}")))?;
     attached(Stage::Load, |py| {
         prelude::prepare(py, &parsed)?;
         let log = callable(py, move |args| {
-            let (level, message) = args.extract::<(u32, Bound<'_, PyString>)>()?;
-            log(level, &message.to_string_lossy());
+            let level = args.get_item(0)?.extract::<u32>()?;
+            let message = args.get_item(1)?.cast_into::<PyString>()?;
+            // The request that it is about is told where it is known.
+            let request_id = args.iter().nth(2).map(Bound::cast_into::<PyString>).transpose()?;
+            let request_id = request_id.as_ref().map(|id| id.to_string_lossy()).unwrap_or_default();
+            log(level, &message.to_string_lossy(), &request_id);
             Ok(())
         })?;
         Ok(py.import(MODULE)?.call_method1("boot", (config, log))?.extract()?)

@@ -39,7 +39,7 @@ static TABLE: Table = Table {
 extern "C" fn boot(config: Bytes, hooks: Hooks, out: Sink) -> i32 {
     answer(out, || {
         let hook = LogHook(hooks);
-        let log = move |level, message: &str| hook.log(level, message);
+        let log = move |level, message: &str, request_id: &str| hook.log(level, message, request_id);
         handlers::boot(text(&config)?, log).map(|version| write(out, version.as_bytes()))
     })
 }
@@ -125,8 +125,8 @@ unsafe impl Send for LogHook {}
 unsafe impl Sync for LogHook {}
 
 impl LogHook {
-    fn log(&self, level: u32, message: &str) {
-        (self.0.log)(self.0.ctx, level, Bytes::of(message.as_bytes()));
+    fn log(&self, level: u32, message: &str, request_id: &str) {
+        (self.0.log)(self.0.ctx, level, Bytes::of(message.as_bytes()), Bytes::of(request_id.as_bytes()));
     }
 }
 

@@ -6,7 +6,7 @@
 use std::ffi::c_void;
 
 /// Changes whenever the table does.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// The symbol that the bridge exports: `extern "C" fn() -> *const Table`.
 pub const SYMBOL: &str = "pillion_bridge_table";
 
@@ -75,8 +75,8 @@ pub struct Room {
 pub struct Hooks {
     /// Handed to both functions; valid for ever.
     pub ctx: *mut c_void,
-    /// A log line: level 0 debug, 1 info, 2 warn, 3 error.
-    pub log: extern "C" fn(ctx: *mut c_void, level: u32, message: Bytes),
+    /// A log line: level 0 debug, 1 info, 2 warn, 3 error; and the request that it is about, empty if none.
+    pub log: extern "C" fn(ctx: *mut c_void, level: u32, message: Bytes, request_id: Bytes),
 }
 
 /// The bridge's functions.

@@ -16,7 +16,8 @@ use crate::{
 /// All methods are called by the engine's one thread, return at once and never wait for Python. What happens comes back as a
 /// [`BackendEvent`] in the engine's own queue, so that its thread never waits on two things.
 pub trait Backend: Send {
-    /// Begins to load. Ends in one [`BackendEvent::Ready`] or one [`BackendEvent::LoadFailed`].
+    /// Begins to load. Ends in one [`BackendEvent::Ready`] or one [`BackendEvent::LoadFailed`], or without either in
+    /// [`BackendEvent::Closed`] if it is closed before. Refused the second time, and after [`Backend::close`].
     fn start(&mut self, events: BackendEvents) -> Result<()>;
 
     /// Hands over one step. Steps are answered in the order in which they came, each with one [`BackendEvent::StepDone`], unless
@@ -36,7 +37,9 @@ pub trait Backend: Send {
     /// Asks the worker to cut the running step short where it can. The step is answered all the same.
     fn abort(&mut self);
 
-    /// Unloads and ends within about `timeout`. Sends [`BackendEvent::Closed`] when done. Calling it twice is fine.
+    /// Unloads and ends within about `timeout`. Sends [`BackendEvent::Closed`] when done, if it was started, and nothing after that. Steps
+    /// under way may be answered before it or not at all. Calling it twice is fine; what is submitted afterwards is refused with
+    /// [`ErrorCode::Closed`].
     fn close(&mut self, timeout: Duration);
 
     /// The workers as they are now.

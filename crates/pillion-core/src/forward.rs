@@ -1,6 +1,6 @@
 //! The forward record: items and tensors for models that are no generators, in the same frame as the [step record](crate::step).
 //!
-//! A forward (kind 2) has five sections and its output (kind 4) six, in this order; each begins at a multiple of 4 bytes, the data at a
+//! A forward (kind 2) has five sections, or six if it has request ids, and its output (kind 4) six, in this order; each begins at a multiple of 4 bytes, the data at a
 //! multiple of 16:
 //!
 //! | section | element | meaning |
@@ -10,6 +10,7 @@
 //! | shapes | u32 | the sizes of the tensors' dimensions, one tensor's after the other's |
 //! | text | u8 | UTF-8: JSON of the items, names of fields |
 //! | data | u8 | what is in the tensors, C order, little-endian, each at a multiple of 16 bytes |
+//! | request ids | u8 | forward only, and only if there are any: for each item the length (u32) and the UTF-8 of its request's id |
 //! | error | u8 | output only: the error as JSON if the whole forward failed; there are no items then |
 //!
 //! A tensor is eight u32: the item that it belongs to; offset and length of its name in the text (a length of 2^32 - 1: it has no name); its
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 use crate::{
     error::{Error, ErrorCode, Result},
-    record::{HEADER_LEN, Reader, RecordKind, Writer, bad, le32},
+    record::{HEADER_LEN, Reader, RecordKind, Writer, bad, le32, read_texts},
 };
 
 /// [`Dtype`]s by their number in the record.
@@ -225,6 +226,8 @@ pub struct ForwardBatch {
     pub forward_id: u64,
     /// At least one.
     pub items: Vec<ForwardItem>,
+    /// The callers' names for the requests that the items belong to, for the worker's log: none at all, or one for each.
+    pub request_ids: Vec<String>,
 }
 
 /// The answer to a [`ForwardBatch`].
@@ -250,8 +253,12 @@ impl ForwardBatch {
     pub fn encode_placed(&self, out: &mut Vec<u8>, place: impl FnMut(&Tensor) -> Option<Place>) -> Result<()> {
         let items = self.items.iter().map(|item| (item.json.as_str(), 0, item.tensors.as_slice()));
         let parts = Parts::new(items, place)?;
-        let mut w = Writer::new(out, RecordKind::Forward, self.forward_id, 0, 5);
+        let sections = if self.request_ids.is_empty() { 5 } else { 6 };
+        let mut w = Writer::new(out, RecordKind::Forward, self.forward_id, 0, sections);
         parts.write(&mut w);
+        if !self.request_ids.is_empty() {
+            w.texts(&self.request_ids);
+        }
         w.finish();
         Ok(())
     }
@@ -263,8 +270,12 @@ impl ForwardBatch {
             0 => Ok(item),
             flags => Err(bad(format_args!("an input with flags {flags}"))),
         };
-        let items = read_items(&r, &mut |_, _| None)?.into_iter().map(read).collect::<Result<_>>()?;
-        Ok(Self { forward_id: r.step_id, items })
+        let items = read_items(&r, &mut |_, _| None)?.into_iter().map(read).collect::<Result<Vec<_>>>()?;
+        let request_ids = if r.sections > 5 { read_texts(r.bytes(5)?)? } else { Vec::new() };
+        if !request_ids.is_empty() && request_ids.len() != items.len() {
+            return Err(bad(format_args!("{} request ids for {} inputs", request_ids.len(), items.len())));
+        }
+        Ok(Self { forward_id: r.step_id, items, request_ids })
     }
 }
 

@@ -74,6 +74,15 @@ impl<'a> Writer<'a> {
         self.next_entry += 8;
     }
 
+    /// A section of request ids: for each its length as u32 and its UTF-8.
+    pub(crate) fn texts(&mut self, texts: &[String]) {
+        self.begin(1, texts.iter().map(|text| 4 + text.len()).sum());
+        for text in texts {
+            self.u32(text.len() as u32);
+            self.out.extend_from_slice(text.as_bytes());
+        }
+    }
+
     pub(crate) fn pad(&mut self, align: usize) {
         self.out.resize(self.out.len().next_multiple_of(align), 0);
     }
@@ -139,6 +148,19 @@ impl<'a> Reader<'a> {
             .and_then(|end| self.bytes.get(offset..end))
             .ok_or_else(|| bad(format_args!("section {index} ({count} elements at byte {offset}) lies outside")))
     }
+}
+
+/// Reads a section of [`Writer::texts`].
+pub(crate) fn read_texts(mut bytes: &[u8]) -> Result<Vec<String>> {
+    let mut ids = Vec::new();
+    while !bytes.is_empty() {
+        let id = bytes.split_at_checked(4).and_then(|(len, rest)| rest.split_at_checked(le32(len, 0) as usize));
+        let Some((id, rest)) = id else { return Err(bad(format_args!("a request id lies outside its section"))) };
+        let text = std::str::from_utf8(id).map_err(|_| bad(format_args!("a request id that is not UTF-8")))?;
+        ids.push(text.to_owned());
+        bytes = rest;
+    }
+    Ok(ids)
 }
 
 pub(crate) fn bad(what: std::fmt::Arguments<'_>) -> Error {

@@ -22,7 +22,7 @@
 pub use crate::record::{HEADER_LEN, MAGIC, RecordKind, VERSION};
 use crate::{
     error::{Error, Result},
-    record::{Reader, Writer, bad, le32, le64},
+    record::{Reader, Writer, bad, le32, le64, read_texts},
 };
 
 /// [`Row::flags`]: sample a token for the position after the row's last one.
@@ -156,9 +156,7 @@ impl Step {
             w.u32(r.flags);
         });
         if !self.request_ids.is_empty() {
-            let with_len = |id: &String| [&(id.len() as u32).to_le_bytes(), id.as_bytes()].concat();
-            let ids: Vec<u8> = self.request_ids.iter().flat_map(with_len).collect();
-            w.section(&ids, |w, b| w.out.push(*b));
+            w.texts(&self.request_ids);
         }
         w.finish();
     }
@@ -179,7 +177,7 @@ impl Step {
                 count: le32(b, 8),
                 flags: le32(b, 12),
             })?,
-            request_ids: if r.sections > 6 { read_request_ids(r.bytes(6)?)? } else { Vec::new() },
+            request_ids: if r.sections > 6 { read_texts(r.bytes(6)?)? } else { Vec::new() },
         };
         if !step.request_ids.is_empty() && step.request_ids.len() != step.new.len() {
             return Err(bad(format_args!("{} request ids for {} sequences", step.request_ids.len(), step.new.len())));
@@ -239,18 +237,6 @@ impl StepOutput {
         };
         Ok(Self { step_id: r.step_id, forward_ns: r.time_ns, tokens, logprobs, top, error })
     }
-}
-
-fn read_request_ids(mut bytes: &[u8]) -> Result<Vec<String>> {
-    let mut ids = Vec::new();
-    while !bytes.is_empty() {
-        let id = bytes.split_at_checked(4).and_then(|(len, rest)| rest.split_at_checked(le32(len, 0) as usize));
-        let Some((id, rest)) = id else { return Err(bad(format_args!("a request id lies outside its section"))) };
-        let text = std::str::from_utf8(id).map_err(|_| bad(format_args!("a request id that is not UTF-8")))?;
-        ids.push(text.to_owned());
-        bytes = rest;
-    }
-    Ok(ids)
 }
 
 fn read_new_sequence(b: &[u8]) -> NewSequence {
@@ -432,9 +418,9 @@ mod tests {
             let error = Step::decode(&bytes).unwrap_err();
             assert!(error.message().contains("request ids for 2 sequences"), "{error}");
         }
-        assert!(read_request_ids(&[9, 0, 0, 0, b'x']).is_err());
-        assert!(read_request_ids(&[1, 0, 0, 0, 0xff]).is_err());
-        assert!(read_request_ids(&[1, 0]).is_err());
+        assert!(read_texts(&[9, 0, 0, 0, b'x']).is_err());
+        assert!(read_texts(&[1, 0, 0, 0, 0xff]).is_err());
+        assert!(read_texts(&[1, 0]).is_err());
     }
 
     #[test]

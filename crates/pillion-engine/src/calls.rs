@@ -99,6 +99,16 @@ impl Calls {
         self.in_flight.len()
     }
 
+    /// The callers' names for what is under way, in this forward or in all, each once.
+    pub(crate) fn names_in_flight(&self, forward_id: Option<u64>) -> Vec<String> {
+        let batches = self.in_flight.iter().filter(|batch| forward_id.is_none_or(|id| id == batch.forward_id));
+        let calls = batches.flat_map(|batch| &batch.places).filter_map(|place| self.by_run.get(&place.run));
+        let mut names: Vec<String> = calls.map(|call| call.request_id.clone()).collect();
+        // Items of a call stand together.
+        names.dedup();
+        names
+    }
+
     /// The next items to submit, at most so many; from now on they are under way.
     pub(crate) fn next_batch(&mut self, max_items: usize) -> Option<ForwardBatch> {
         let mut bytes = 0;
@@ -110,6 +120,8 @@ impl Calls {
             && let Some(Item { place, item }) = self.waiting.pop_front()
         {
             bytes += item.size();
+            let call = self.by_run.get(&place.run);
+            batch.request_ids.push(call.map(|call| call.request_id.clone()).unwrap_or_default());
             places.push(place);
             batch.items.push(item);
         }
@@ -226,6 +238,7 @@ mod tests {
         assert!(calls.add(call(3, &["4", "5"])).is_none());
         let first = calls.next_batch(4).unwrap();
         assert_eq!((texts(&first.items), calls.runs_entered()), (vec!["1", "2", "3", "4"], vec![1, 2, 3]));
+        assert_eq!(first.request_ids, ["r1", "r1", "r2", "r3"]);
         let second = calls.next_batch(4).unwrap();
         assert_eq!(texts(&second.items), ["5"]);
         assert!(calls.next_batch(4).is_none());

@@ -1,6 +1,7 @@
 //! The engine's state and what each event does to it. Told the time, it neither reads a clock nor waits; [`crate::engine`] does both.
 
 mod predict;
+mod tell;
 
 use std::{
     cmp::Reverse,
@@ -11,8 +12,8 @@ use std::{
 };
 
 use pillion_core::{
-    Backend, BackendEvent, Error, ErrorCode, FinishReason, Limits, LogLevel, LogRecord, LogSource, Stage, StopMatch,
-    WorkerInfo, step::StepOutput,
+    Backend, BackendEvent, Error, ErrorCode, FinishReason, Limits, LogLevel, Stage, StopMatch, WorkerInfo,
+    step::StepOutput,
 };
 use pillion_schedule::{Ended, Scheduler, SchedulerConfig};
 use pillion_tokenize::Tokenizer;
@@ -209,6 +210,8 @@ impl EngineCore {
         self.awaits_worker = true;
         self.board(|board| board.state = EngineState::Degraded);
         let cut = self.scheduler.as_mut().map(Scheduler::requeue_running).unwrap_or_default();
+        let mut names = self.names_of(&cut);
+        names.extend(self.calls.names_in_flight(None));
         for id in cut {
             self.shared.admission.requeued(id);
             // A request that takes every worker down with it must not do so for ever.
@@ -218,12 +221,7 @@ impl EngineCore {
             }
         }
         self.calls_lost(&error);
-        self.outputs.push(EngineOutput::Log(LogRecord {
-            level: LogLevel::Error,
-            source: LogSource::Rust,
-            message: error.to_string(),
-            request_id: None,
-        }));
+        self.tell(LogLevel::Error, error.to_string(), &names);
     }
 
     fn add(&mut self, new: NewRun, now: Instant) {
@@ -252,9 +250,11 @@ impl EngineCore {
         Counters::add(&counters.steps, 1);
         self.learn(output.forward_ns);
         let Some(scheduler) = &mut self.scheduler else { return };
-        if let Some(error) = &output.error {
+        if let Some(error) = output.error.clone().or_else(|| scheduler.check_output(output).err()) {
             Counters::add(&counters.steps_failed, 1);
             let runs = scheduler.step_failed(output.step_id);
+            let names = self.names_of(&runs);
+            self.tell_failed(&format!("step {}", output.step_id), &error, &names);
             for run in runs {
                 self.fail(run, error.clone().with_stage(Stage::Forward));
             }

@@ -136,6 +136,11 @@ impl Run {
         self.last_output(Ok(finish))
     }
 
+    /// The caller's name for it.
+    pub(crate) fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
     /// Ends the run with an error; text that was made stays readable.
     pub(crate) fn fail(self, error: Error) -> RunOutput {
         let error = error.with_request_id(self.request_id.clone());

@@ -97,7 +97,12 @@ fn errors_of_an_item_and_of_a_pass_go_where_they_belong() {
     bench.predict(2, &["1", "2"]);
     let batch = script.next_forward();
     let error = Error::new(ErrorCode::PythonError, "boom");
+    assert_eq!(batch.request_ids, ["call-2", "call-2"]);
     script.send(BackendEvent::ForwardDone(ForwardOutput::failed(batch.forward_id, error)));
+    let said = bench.wait_for(|o| matches!(o, EngineOutput::Log(_)));
+    let EngineOutput::Log(record) = said else { unreachable!("it was waited for") };
+    assert!(record.message.ends_with("failed: python_error: boom; requests: call-2"), "{}", record.message);
+    assert_eq!(record.request_id.as_deref(), Some("call-2"));
     assert!(bench.results(2).iter().all(|r| r.as_ref().is_err_and(|e| e.message() == "boom")));
     bench.predict(3, &[]);
     assert!(bench.results(3).is_empty());

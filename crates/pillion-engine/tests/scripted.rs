@@ -80,6 +80,25 @@ fn abort_frees_the_slot_at_the_next_step() {
 }
 
 #[test]
+fn an_answer_with_another_number_of_tokens_ends_its_rows_and_the_worker_goes_on() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits::default());
+    script.ready();
+    for (run, tokens) in [(1, vec![]), (2, vec![u32::from(b'x'); 3])] {
+        bench.engine().generate(run, generate("aa").request_id("mine").max_tokens(8).build());
+        let step_id = script.next_step().step_id;
+        let said = format!("answered step {step_id} with {} tokens for 1 rows", tokens.len());
+        script.send(BackendEvent::StepDone(StepOutput { step_id, tokens, ..StepOutput::default() }));
+        let error = bench.whole(run).err();
+        assert_eq!((error.code(), error.request_id()), (ErrorCode::Internal, Some("mine")));
+        assert!(error.message().contains(&said), "{error}");
+    }
+    bench.engine().generate(3, generate("b").max_tokens(1).build());
+    let step = script.next_step();
+    script.answer(&step, |_| u32::from(b'z'));
+    assert_eq!(bench.whole(3).ok().0, "z");
+}
+
+#[test]
 fn a_failing_step_ends_its_rows_and_the_worker_goes_on() {
     let (mut bench, mut script) = Bench::scripted(1, Limits::default());
     script.ready();
@@ -87,6 +106,10 @@ fn a_failing_step_ends_its_rows_and_the_worker_goes_on() {
     let step = script.next_step();
     let error = Error::new(ErrorCode::PythonError, "boom");
     script.send(BackendEvent::StepDone(StepOutput::failed(step.step_id, error)));
+    let said = bench.wait_for(|o| matches!(o, EngineOutput::Log(_)));
+    let EngineOutput::Log(record) = said else { unreachable!("it was waited for") };
+    assert_eq!(record.message, format!("step {} failed: python_error: boom; requests: first", step.step_id));
+    assert_eq!(record.request_id.as_deref(), Some("first"));
     let error = bench.whole(1).err();
     assert_eq!((error.code(), error.request_id()), (ErrorCode::PythonError, Some("first")));
     bench.engine().generate(2, generate("b").max_tokens(1).build());
@@ -111,7 +134,10 @@ fn a_stream_goes_on_after_a_lost_worker() {
     }
     let unanswered = script.next_step();
     script.send(lost());
-    bench.wait_for(|o| matches!(o, EngineOutput::Log(_)));
+    let said = bench.wait_for(|o| matches!(o, EngineOutput::Log(_)));
+    let EngineOutput::Log(record) = said else { unreachable!("it was waited for") };
+    assert_eq!((record.level, record.request_id.as_deref()), (LogLevel::Error, Some("test-ab")));
+    assert_eq!(record.message, "worker_lost: killed; requests: test-ab");
     assert!(script.is_quiet(), "nothing is submitted while no worker is there");
     assert_eq!(serde_json::to_value(bench.engine().status()).unwrap()["state"], "degraded");
     script.ready();

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use pillion_core::{
-    FinishReason, SamplingParams, Sequence, StopMatch,
+    Error, FinishReason, Result, SamplingParams, Sequence, StopMatch,
     step::{NO_TOKEN, NewSequence, ROW_SAMPLE, Row, SEQUENCE_LOGPROBS, Step, StepOutput},
 };
 
@@ -200,7 +200,18 @@ impl Scheduler {
         step.new.iter().filter_map(|n| self.running[n.slot as usize].as_ref()).map(|r| r.run).collect()
     }
 
-    /// Takes in what a step gave. Tokens of runs that have ended meanwhile are dropped.
+    /// Refuses an answer that has not one token for each row that wants one: no row would know which is its own.
+    pub fn check_output(&self, output: &StepOutput) -> Result<()> {
+        let Some(plan) = self.in_flight.front().filter(|plan| plan.step_id == output.step_id) else { return Ok(()) };
+        let (wanted, got) = (plan.sampled.len(), output.tokens.len());
+        if wanted == got {
+            return Ok(());
+        }
+        let message = format!("the model answered step {} with {got} tokens for {wanted} rows", output.step_id);
+        Err(Error::internal(message))
+    }
+
+    /// Takes in what a step gave, which was checked. Tokens of runs that have ended meanwhile are dropped.
     pub fn update_from_output(&mut self, output: &StepOutput) -> (Vec<TokenEvent>, Vec<Ended>) {
         let (mut tokens, mut ended) = (Vec::new(), Vec::new());
         let Some(plan) = self.take_plan(output.step_id) else { return (tokens, ended) };

@@ -15,6 +15,7 @@ from typing import Any, Final
 from pillion._config import ClassModel, LoadConfig, Progress
 from pillion._forward import Forward, Pool, Result, decode_forward, encode_forward_output
 from pillion._memory import trim_heap
+from pillion._requests import log_forward_failure
 from pillion.errors import InvalidArgumentError, PillionError, error_json
 from pillion.model import Context
 from pillion.runners._arrays import as_array, dtype_name, input_array, input_memory, output_tensor, plain
@@ -86,7 +87,11 @@ class CallableRunner:
         forward = decode_forward(data)
         batch = _inputs(forward, data, self.pool)
         begin = time.perf_counter_ns()
-        given = self._forward(batch)
+        try:
+            given = self._forward(batch)
+        except BaseException as error:
+            log_forward_failure(forward.forward_id, error, data, len(batch))
+            raise
         took = time.perf_counter_ns() - begin
         results = _checked(given, len(batch), self._name)
         encoded = (_result(index, value, self.pool) for index, value in enumerate(results))

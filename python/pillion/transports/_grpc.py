@@ -171,10 +171,10 @@ class GrpcServer:
             },
         )
 
-    def _info(self, request: Any, _context: Any) -> Any:
+    def _info(self, request: Any, context: Any) -> Any:
         protocol = negotiate(request.oldest_protocol, request.newest_protocol)
         if request.wait_until_loaded:
-            self._loaded.wait(_context.time_remaining())
+            self._loaded.wait(_time_left(context))
         if self._failure is not None:
             raise self._failure
         return MESSAGES["InfoReply"](
@@ -327,7 +327,7 @@ class GrpcServer:
                 "the worker is driven by another engine",
                 remedy="close that engine, or start another worker on a socket of its own",
             )
-        return self._main.run(call, timeout=context.time_remaining())
+        return self._main.run(call, timeout=_time_left(context))
 
     def _answer_step(self, step: Any) -> bytes:
         return self._step(record_of_step(step))
@@ -428,6 +428,12 @@ def negotiate(oldest: int, newest: int, ours: tuple[int, int] = (OLDEST_PROTOCOL
             remedy="update the older of the two; each speaks the version before its own too",
         )
     return version
+
+
+def _time_left(context: Any) -> float | None:
+    """Seconds until the call's deadline, if it has one: without, grpcio may say a number that is none to wait for."""
+    left: float | None = context.time_remaining()
+    return None if left is None or left > threading.TIMEOUT_MAX else left
 
 
 def _free(path: str) -> str:

@@ -19,7 +19,7 @@ use super::{reason, require_file};
 use crate::tensors::Reserved;
 
 /// Takes what Python says: level and text. From any Python thread, for as long as the process lives.
-pub(crate) type LogHook = fn(u32, &str);
+pub(crate) type LogHook = fn(u32, &str, &str);
 
 /// The loaded bridge. Its functions may be called on the Python thread only, after [`super::Python::initialize`].
 pub(crate) struct Bridge {
@@ -149,10 +149,11 @@ extern "C" fn forward_progress(ctx: *mut c_void, bytes: Bytes) {
     shielded(|| progress(&String::from_utf8_lossy(lent(&bytes))));
 }
 
-extern "C" fn forward_log(ctx: *mut c_void, level: u32, message: Bytes) {
+extern "C" fn forward_log(ctx: *mut c_void, level: u32, message: Bytes, request_id: Bytes) {
     // SAFETY: `ctx` is the function that `boot` was given.
     let log = unsafe { std::mem::transmute::<*mut c_void, LogHook>(ctx) };
-    shielded(|| log(level, &String::from_utf8_lossy(lent(&message))));
+    let text = |bytes| String::from_utf8_lossy(lent(bytes)).into_owned();
+    shielded(|| log(level, &text(&message), &text(&request_id)));
 }
 
 /// The panic was reported by the hook; Python called us and knows nothing of it.

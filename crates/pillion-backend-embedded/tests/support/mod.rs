@@ -19,7 +19,6 @@ use std::{
 use pillion_backend_embedded::{BRIDGE_FILE, EmbeddedBackend, EmbeddedOptions, SurveyOptions, survey};
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, Error, LoadConfig, LoadLimits, LogSource, ModelSource, VERSION, WorkerInfo,
-    forward::ForwardOutput,
     step::{ROW_SAMPLE, Row, Step, StepOutput},
 };
 use serde_json::{Value, json};
@@ -227,13 +226,6 @@ impl Running {
         }
     }
 
-    pub(crate) fn forward_done(&mut self) -> ForwardOutput {
-        match self.next() {
-            BackendEvent::ForwardDone(output) => output,
-            other => panic!("no forward: {other:#?}"),
-        }
-    }
-
     /// Runs a step that works, and checks what comes back.
     pub(crate) fn check_step(&mut self, step_id: u64) {
         self.submit(step_id);
@@ -269,14 +261,6 @@ impl Running {
     pub(crate) fn package(&self) -> &Path {
         self.package.path()
     }
-}
-
-/// The real package instead of the fake, with a class of `tests/classes.py`, which needs nothing but Python.
-pub(crate) fn real_class(options: &mut EmbeddedOptions, class: &str) {
-    let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
-    options.python_path = vec![crate_dir.join("../../python")];
-    let spec = format!("{}:{class}", crate_dir.join("tests/classes.py").display());
-    options.load.model = ModelSource::Class { spec, options: Value::Null };
 }
 
 /// Two rows of slots 1 and 0, which the fake answers with 101 and 100.

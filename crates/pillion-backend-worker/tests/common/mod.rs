@@ -13,13 +13,15 @@ use std::{
 use pillion_backend_worker::{RestartOptions, WorkerBackend, WorkerOptions};
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, Error, LoadConfig, LoadLimits, LogRecord, ModelSource, WorkerInfo,
-    forward::ForwardOutput,
     step::{ROW_SAMPLE, Row, Step, StepOutput},
 };
+use pillion_testkit::conformance::{Bridge, Model, python_path};
 use serde_json::{Value, json};
 
 /// Nothing that is waited for here takes so long, on however busy a machine.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
+
+const MAX_RECORD_BYTES: usize = 1 << 20;
 
 /// A backend and all that it says.
 pub(crate) struct Harness {
@@ -42,7 +44,7 @@ pub(crate) fn options(entry: &str, model_options: Value) -> WorkerOptions {
     let mut options = WorkerOptions::new(python(), python_path, load);
     entry.clone_into(&mut options.entry);
     options.transport = crate::TRANSPORT;
-    options.max_record_bytes = 1 << 20;
+    options.max_record_bytes = MAX_RECORD_BYTES;
     options.env.push(("PYTHONDONTWRITEBYTECODE".to_owned(), "1".to_owned()));
     // Most tests want to see how it ended.
     options.supervise.exit_wait = LONG;
@@ -55,12 +57,24 @@ pub(crate) fn fake() -> WorkerOptions {
     options("fake_worker", json!({}))
 }
 
-/// The real handler around a class of `tests/fixtures/classes.py`, which needs nothing but Python.
-pub(crate) fn class_options(class: &str) -> WorkerOptions {
-    let mut options = options("pillion._serve", json!(null));
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/classes.py");
-    options.load.model = ModelSource::Class { spec: format!("{}:{class}", file.display()), options: json!(null) };
-    options
+/// This transport, for the cases that every bridge passes.
+pub(crate) struct Subject(pub(crate) Bridge);
+
+impl pillion_testkit::conformance::Subject for Subject {
+    fn bridge(&self) -> Bridge {
+        self.0
+    }
+
+    fn backend(&self, model: &Model) -> Box<dyn Backend> {
+        let mut options = options("pillion._serve", Value::Null);
+        options.python_path = python_path();
+        options.load = model.load_config();
+        Box::new(WorkerBackend::new(options))
+    }
+
+    fn max_record_bytes(&self) -> Option<usize> {
+        Some(MAX_RECORD_BYTES)
+    }
 }
 
 /// `npm test` names one that has the packages for gRPC.
@@ -122,13 +136,6 @@ impl Harness {
     pub(crate) fn expect_step(&mut self) -> StepOutput {
         match self.next() {
             BackendEvent::StepDone(output) => output,
-            other => panic!("{other:?} in place of an answer; log: {:?}", self.logs),
-        }
-    }
-
-    pub(crate) fn expect_forward(&mut self) -> ForwardOutput {
-        match self.next() {
-            BackendEvent::ForwardDone(output) => output,
             other => panic!("{other:?} in place of an answer; log: {:?}", self.logs),
         }
     }

@@ -27,8 +27,10 @@ prop_compose! {
 }
 
 fn batch() -> impl Strategy<Value = ForwardBatch> {
-    (any::<u64>(), prop::collection::vec(item(), 0..5))
-        .prop_map(|(forward_id, items)| ForwardBatch { forward_id, items })
+    (any::<u64>(), prop::collection::vec(item(), 0..5), any::<bool>()).prop_map(|(forward_id, items, named)| {
+        let request_ids = if named { items.iter().map(|item| item.json.clone()).collect() } else { Vec::new() };
+        ForwardBatch { forward_id, items, request_ids }
+    })
 }
 
 fn output() -> impl Strategy<Value = ForwardOutput> {
@@ -117,7 +119,7 @@ proptest! {
 fn tensors(item: u32, entry: [u32; 7]) -> Vec<u8> {
     let tensor = Tensor::new(Dtype::Float32, vec![2], vec![0; 8]).unwrap();
     let item_of = ForwardItem { json: "{}".into(), tensors: vec![(Some("x".into()), tensor)] };
-    let mut bytes = encoded(&ForwardBatch { forward_id: 1, items: vec![item_of] });
+    let mut bytes = encoded(&ForwardBatch { forward_id: 1, items: vec![item_of], ..ForwardBatch::default() });
     let at = le32(&bytes, HEADER_LEN + 8) as usize;
     for (i, word) in [&[item][..], &entry].concat().iter().enumerate() {
         bytes[at + 4 * i..at + 4 * i + 4].copy_from_slice(&word.to_le_bytes());
@@ -149,7 +151,9 @@ fn what_is_wrong_with_a_tensor_is_named() {
 #[test]
 fn items_must_be_json() {
     let item = ForwardItem { json: "{".into(), tensors: Vec::new() };
-    let error = ForwardBatch::decode(&encoded(&ForwardBatch { forward_id: 1, items: vec![item] })).unwrap_err();
+    let error =
+        ForwardBatch::decode(&encoded(&ForwardBatch { forward_id: 1, items: vec![item], ..ForwardBatch::default() }))
+            .unwrap_err();
     assert!(error.message().contains("item 0 is no JSON"), "{error}");
 }
 
@@ -166,7 +170,7 @@ fn a_tensor_has_the_bytes_of_its_shape() {
 fn the_layout_is_pinned() {
     let tensor = Tensor::new(Dtype::Int16, vec![1, 2], vec![1, 0, 2, 0]).unwrap();
     let item = ForwardItem { json: r#"{"a":1}"#.into(), tensors: vec![(Some("xy".into()), tensor)] };
-    let bytes = encoded(&ForwardBatch { forward_id: 5, items: vec![item] });
+    let bytes = encoded(&ForwardBatch { forward_id: 5, items: vec![item], ..ForwardBatch::default() });
     let digits = |b: &u8| [b >> 4, b & 15].map(|d| char::from_digit(u32::from(d), 16).unwrap());
     assert_eq!(
         bytes.iter().flat_map(digits).collect::<String>(),
@@ -198,7 +202,7 @@ impl TensorMemory for Elsewhere {
 fn a_tensor_may_lie_elsewhere() {
     let tensor = |fill: u8| Tensor::new(Dtype::Uint8, vec![20], vec![fill; 20]).unwrap();
     let item = ForwardItem { json: "null".into(), tensors: (1..4).map(|i| (None, tensor(i))).collect() };
-    let batch = ForwardBatch { forward_id: 1, items: vec![item.clone()] };
+    let batch = ForwardBatch { forward_id: 1, items: vec![item.clone()], ..ForwardBatch::default() };
     let mut bytes = Vec::new();
     let second = Place { number: 7, offset: 48 };
     batch.encode_placed(&mut bytes, |t| (t.as_bytes() == Some(&[2; 20])).then_some(second)).unwrap();

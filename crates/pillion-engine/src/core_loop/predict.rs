@@ -33,6 +33,10 @@ impl EngineCore {
         Counters::add(&counters.forwards, 1);
         Counters::add(&counters.forwards_failed, u64::from(output.error.is_some()));
         self.learn(output.forward_ns);
+        if let Some(error) = &output.error {
+            let names = self.calls.names_in_flight(Some(output.forward_id));
+            self.tell_failed(&format!("forward {}", output.forward_id), error, &names);
+        }
         let ended = self.calls.answered(output);
         self.finish_calls(ended);
     }

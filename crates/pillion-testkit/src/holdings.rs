@@ -1,33 +1,45 @@
-//! What a process holds, before and after.
+//! What a process holds, before and after. Of Linux only.
 
-use std::{fs, path::PathBuf};
-
-use crate::common::wait_until;
+use std::{
+    fs,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 /// What this process holds. `PartialEq` on texts, so that a failing test shows what was left.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Holdings {
-    pub(crate) descriptors: Vec<String>,
-    pub(crate) mappings: Vec<String>,
-    pub(crate) threads: usize,
-    pub(crate) children: usize,
+pub struct Holdings {
+    /// What they lead to.
+    pub descriptors: Vec<String>,
+    /// Of memory files.
+    pub mappings: Vec<String>,
+    /// Those of ours.
+    pub threads: usize,
+    /// Processes that were started here.
+    pub children: usize,
     /// Folders of sockets.
-    pub(crate) folders: Vec<PathBuf>,
+    pub folders: Vec<PathBuf>,
 }
 
 impl Holdings {
-    pub(crate) fn now() -> Self {
-        let links = fs::read_dir("/proc/self/fd").unwrap();
+    /// As it is.
+    #[must_use]
+    pub fn now() -> Self {
+        let links = fs::read_dir("/proc/self/fd").expect("this process can be looked at");
         // The listing itself opens one, which is gone when its link is read.
         let mut descriptors: Vec<_> = links
-            .filter_map(|entry| fs::read_link(entry.unwrap().path()).ok())
+            .filter_map(|entry| fs::read_link(entry.expect("this process can be looked at").path()).ok())
             .map(|target| target.to_string_lossy().into_owned())
             .filter(|target| !target.starts_with("/proc/"))
             .collect();
         descriptors.sort_unstable();
-        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let maps = fs::read_to_string("/proc/self/maps").expect("this process can be looked at");
         let mappings = maps.lines().filter(|line| line.contains("memfd:")).map(str::to_owned).collect();
-        let tasks: Vec<_> = fs::read_dir("/proc/self/task").unwrap().map(|t| t.unwrap().path()).collect();
+        let tasks: Vec<_> = fs::read_dir("/proc/self/task")
+            .expect("this process can be looked at")
+            .map(|t| t.expect("this process can be looked at").path())
+            .collect();
         let children = tasks
             .iter()
             .filter_map(|task| fs::read_to_string(task.join("children")).ok())
@@ -44,12 +56,20 @@ impl Holdings {
         let folders = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_folder).collect();
         Self { descriptors, mappings, threads, children, folders }
     }
-}
 
-/// Runs a case and shows that it leaves nothing behind.
-pub(crate) fn check(name: &str, before: &Holdings, case: impl FnOnce()) {
-    case();
-    // The supervisor's thread ends a moment after its last event.
-    wait_until(&format!("{name}: the end of its threads"), || Holdings::now().threads <= before.threads);
-    assert_eq!(&Holdings::now(), before, "{name}");
+    /// Waits for the end of all but so many threads of ours, which comes a moment after their last event.
+    pub fn wait_for_threads(what: &str, at_most: usize) {
+        let until = Instant::now() + Duration::from_secs(120);
+        while Self::now().threads > at_most {
+            assert!(Instant::now() < until, "{what}: its threads do not end");
+            thread::yield_now();
+        }
+    }
+
+    /// Runs something and shows that it leaves nothing behind.
+    pub fn check(&self, what: &str, run: impl FnOnce()) {
+        run();
+        Self::wait_for_threads(what, self.threads);
+        assert_eq!(&Self::now(), self, "{what}");
+    }
 }
