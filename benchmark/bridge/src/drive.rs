@@ -101,6 +101,7 @@ impl Setup {
         };
         let mut options = WorkerOptions::new(self.python.clone(), python_path, load);
         options.transport = transport;
+        options.env.push(("PILLION_BRIDGE_LIBRARY".to_owned(), self.library.display().to_string()));
         // A worker is killed again and again here, and that is no reason to give up.
         options.supervise.restart =
             RestartOptions { max_restarts: u32::MAX, backoff_min: Duration::ZERO, ..RestartOptions::default() };
@@ -189,7 +190,7 @@ impl Driver {
         let inbox = Arc::new(Inbox { events: Mutex::default(), reader: thread::current() });
         let mut backend = setup.backend(bridge, setup.stub_model());
         let into = Arc::clone(&inbox);
-        backend.start(BackendEvents::new(move |event| into.put(event)))?;
+        backend.start(BackendEvents::new(move |event| into.put(event)).awaited())?;
         let mut driver = Self { backend, inbox, pid: 0 };
         match driver.next()? {
             BackendEvent::Ready(info) => driver.pid = info.pid,

@@ -67,17 +67,31 @@ pub enum BackendEvent {
 
 /// Where a backend sends its events; cheap to clone, callable from any thread, never blocks.
 #[derive(Clone)]
-pub struct BackendEvents(Arc<dyn Fn(BackendEvent) + Send + Sync>);
+pub struct BackendEvents {
+    send: Arc<dyn Fn(BackendEvent) + Send + Sync>,
+    is_awaited: bool,
+}
 
 impl BackendEvents {
     /// Wraps the function that takes the events.
     pub fn new(send: impl Fn(BackendEvent) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(send))
+        Self { send: Arc::new(send), is_awaited: false }
+    }
+
+    /// Says that the thread that submits does nothing but wait for events once it has.
+    #[must_use]
+    pub fn awaited(self) -> Self {
+        Self { is_awaited: true, ..self }
+    }
+
+    /// Whether the thread that submits does nothing but wait for events once it has.
+    pub fn is_awaited(&self) -> bool {
+        self.is_awaited
     }
 
     /// Sends one event. After the engine has gone this does nothing.
     pub fn send(&self, event: BackendEvent) {
-        (self.0)(event);
+        (self.send)(event);
     }
 }
 

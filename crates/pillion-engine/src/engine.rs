@@ -204,6 +204,7 @@ fn backend_events(queue: Sender<EngineEvent>, counters: Arc<Counters>) -> Backen
             let _ = queue.send(event);
         }
     })
+    .awaited()
 }
 
 fn run(mut core: EngineCore, events: &Receiver<EngineEvent>, outputs: &dyn Outputs) {

@@ -93,7 +93,10 @@ impl Shared {
             let attempt = self.attempt.fetch_add(1, Ordering::AcqRel) + 1;
             lock(&self.choice.0).0 = candidate.bridge;
             let weak = Arc::downgrade(self);
-            let events = BackendEvents::new(move |event| heard(&weak, attempt, event));
+            let mut events = BackendEvents::new(move |event| heard(&weak, attempt, event));
+            if self.events.get().is_some_and(BackendEvents::is_awaited) {
+                events = events.awaited();
+            }
             let started = (candidate.make)().and_then(|mut backend| {
                 backend.start(events)?;
                 Ok(backend)
