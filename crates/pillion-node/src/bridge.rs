@@ -95,6 +95,9 @@ impl Place {
         let mut options = WorkerOptions::new(python, python_path, load);
         options.transport = if bridge == BridgeKind::Shm { Transport::Shm } else { Transport::Grpc };
         options.attach = attach;
+        // Its part for Python is used in a process of Python's too, which does without where it cannot load it.
+        let library = pillion_backend_embedded::bridge_library().ok().and_then(|path| path.to_str().map(str::to_owned));
+        options.env.extend(library.map(|path| ("PILLION_BRIDGE_LIBRARY".to_owned(), path)));
         Ok(Box::new(WorkerBackend::new(options)))
     }
 }
