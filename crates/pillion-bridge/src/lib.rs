@@ -8,6 +8,8 @@ mod errors;
 mod handlers;
 mod prelude;
 mod record;
+#[cfg(target_os = "linux")]
+mod rings;
 mod room;
 mod table;
 
@@ -16,6 +18,9 @@ mod table;
 pub(crate) mod pillion_bridge {
     #[pymodule_export]
     use crate::record::{StepReader, encode_output};
+    #[cfg(target_os = "linux")]
+    #[pymodule_export]
+    use crate::rings::Rings;
 
     /// The version that Rust, this library and the Python package share.
     #[pyo3::pyfunction]
