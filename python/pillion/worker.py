@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import pillion
@@ -51,6 +52,8 @@ class Handler:
         """Loads the model; raises `PillionError` where the reason is known."""
         self._pool: _forward.Pool | None = None
         self._runner: Runner | None = _open(config, progress)
+        # Looked up once: it is in the way of every step.
+        self._run: Callable[[bytes | bytearray | memoryview], bytes] = self._runner.run
 
     def info(self) -> dict[str, Any]:
         """The fields of `pillion_core::WorkerInfo`."""
@@ -69,7 +72,7 @@ class Handler:
     def step(self, record: bytes | bytearray | memoryview) -> bytes:
         """Runs one step or forward; gives its output record, with an error in it if anything raised."""
         try:
-            return self._running().run(record)
+            return self._run(record)
         except BaseException as error:
             # Also SystemExit and KeyboardInterrupt: a model that raises them ends its rows, not the application.
             if not isinstance(error, PillionError):
@@ -89,6 +92,7 @@ class Handler:
         runner, self._runner = self._runner, None
         if runner is None:
             return
+        self._run = _closed
         runner.close()
         # Models are full of reference cycles.
         gc.collect()
@@ -96,8 +100,16 @@ class Handler:
 
     def _running(self) -> Runner:
         if self._runner is None:
-            raise PillionError("closed", "the model has been closed")
+            raise _model_closed()
         return self._runner
+
+
+def _closed(_record: bytes | bytearray | memoryview) -> bytes:
+    raise _model_closed()
+
+
+def _model_closed() -> PillionError:
+    return PillionError("closed", "the model has been closed")
 
 
 def _open(config: LoadConfig, progress: Progress) -> Runner:

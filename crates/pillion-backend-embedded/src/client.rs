@@ -64,6 +64,11 @@ impl Client {
         }
     }
 
+    /// Whether the thread that submits waits for the answer.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.events.is_awaited()
+    }
+
     pub(crate) fn is_closing(&self) -> bool {
         self.seen() >= State::Closing as u8
     }

@@ -27,7 +27,7 @@ impl Interpreter {
     /// The bridge to the running interpreter, which is started if need be.
     pub(crate) fn ensure(&mut self, client: &Client, log: LogHook) -> Result<&Bridge> {
         client.progress(stage(0.0));
-        let bridge_file = bridge_file(client)?;
+        let bridge_file = bridge_file(client.options.bridge_library.as_ref())?;
         let deepbind = deepbind(env::var_os("PILLION_DEEPBIND").as_deref())?;
         match &self.python {
             Some((running, _)) => is_same(running, client.options.python.as_deref())?,
@@ -93,10 +93,14 @@ fn is_same(running: &Choice, option: Option<&str>) -> Result<()> {
     .with_remedy("use the same interpreter for all engines of a process, or load the other one in another process"))
 }
 
+/// The bridge's file where no option names it: `PILLION_BRIDGE_LIBRARY`, or [`BRIDGE_FILE`] beside the shared object with this code.
+pub fn bridge_library() -> Result<PathBuf> {
+    bridge_file(None)
+}
+
 /// Looked for before libpython is loaded for its sake.
-fn bridge_file(client: &Client) -> Result<PathBuf> {
-    let named =
-        client.options.bridge_library.clone().or_else(|| env::var_os("PILLION_BRIDGE_LIBRARY").map(PathBuf::from));
+fn bridge_file(named: Option<&PathBuf>) -> Result<PathBuf> {
+    let named = named.cloned().or_else(|| env::var_os("PILLION_BRIDGE_LIBRARY").map(PathBuf::from));
     let file = named.or_else(|| Some(loader::own_folder()?.join(BRIDGE_FILE))).ok_or_else(|| {
         Error::new(ErrorCode::BridgeUnavailable, "the folder of pillion's native files is not known")
             .with_remedy("name the bridge's file by PILLION_BRIDGE_LIBRARY")

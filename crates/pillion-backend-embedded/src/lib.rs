@@ -24,6 +24,7 @@ mod tensors;
 
 pub use backend::{EmbeddedBackend, EmbeddedOptions};
 pub use discover::Source;
+pub use interpreter::bridge_library;
 pub use python_thread::{shutdown, test_panic, time_calls};
 pub use survey::{CandidateReport, Survey, SurveyOptions, find_for_process, survey};
 

@@ -24,7 +24,7 @@ use pillion_core::{
 use crate::{
     client::{Client, KEEP, MAX_IN_FLIGHT, closed},
     interpreter::Interpreter,
-    job_queue::JobQueue,
+    job_queue::{Habit, JobQueue},
     loader,
     tensors::{Reserved, Spare},
 };
@@ -137,9 +137,10 @@ pub fn time_calls(record: &[u8], calls: usize) -> Result<Vec<Duration>> {
 }
 
 fn run(queue: &JobQueue<Job>) {
-    let mut worker = Worker::default();
+    let (mut worker, mut habit) = (Worker::default(), Habit::default());
     loop {
-        worker.run(queue.take());
+        let job = queue.take(worker.is_awaited.then_some(&mut habit));
+        worker.run(job);
     }
 }
 
@@ -151,6 +152,8 @@ struct Worker {
     handles: HashMap<u64, u64>,
     output: Vec<u8>,
     spare: Arc<Spare>,
+    /// Whether somebody waits for what was answered last.
+    is_awaited: bool,
 }
 
 impl Worker {
@@ -169,6 +172,7 @@ impl Worker {
                     read_answer(kind, id, &self.output, &mut reserved)
                 });
                 drop(tensors);
+                self.is_awaited = client.is_awaited();
                 client.end_step(answer.unwrap_or_else(|e| failed(kind, id, e.with_stage(Stage::Forward))), record);
                 self.output.shrink_to(KEEP);
             }

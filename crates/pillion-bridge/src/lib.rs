@@ -7,12 +7,21 @@
 mod errors;
 mod handlers;
 mod prelude;
+mod record;
+#[cfg(target_os = "linux")]
+mod rings;
 mod room;
 mod table;
 
-/// The extension module `pillion_bridge`.
+/// The extension module `pillion_bridge`, which `pillion._native` looks for.
 #[pyo3::pymodule]
-mod pillion_bridge {
+pub(crate) mod pillion_bridge {
+    #[pymodule_export]
+    use crate::record::{StepReader, encode_output};
+    #[cfg(target_os = "linux")]
+    #[pymodule_export]
+    use crate::rings::Rings;
+
     /// The version that Rust, this library and the Python package share.
     #[pyo3::pyfunction]
     fn version() -> &'static str {

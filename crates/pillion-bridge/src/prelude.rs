@@ -14,6 +14,9 @@ pub(crate) fn prepare(py: Python<'_>, config: &BootConfig) -> Result<(), Failure
     let source = CString::new(SOURCE).map_err(|_| Error::internal("prelude.py has a null byte"))?;
     let module = PyModule::from_code(py, &source, c"<pillion prelude>", c"_pillion_prelude")?;
     module.call_method1("prepare", (config.deepbind.as_deref().unwrap_or("narrow"),))?;
+    // So that our package finds this library, which is no file on its path.
+    let own = pyo3::wrap_pymodule!(crate::pillion_bridge)(py);
+    py.import("sys")?.getattr("modules")?.set_item("pillion_bridge", own)?;
     let found = module.call_method1("import_package", (config.sys_path.clone(), &config.version)).map_err(|error| {
         let name = error.value(py).getattr("name").and_then(|name| name.extract::<String>());
         if error.is_instance_of::<PyModuleNotFoundError>(py) && name.is_ok_and(|name| name == "pillion") {

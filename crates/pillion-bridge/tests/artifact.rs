@@ -73,3 +73,14 @@ fn python_imports_it_as_a_module() {
     let said = run(Command::new(python).args(["-c", script]).env("PYTHONPATH", folder.path()));
     assert_eq!(said.trim(), pillion_core::VERSION);
 }
+
+/// The same records as the Python code's, written and read, whole and damaged.
+#[test]
+fn records_are_those_of_the_python_code() {
+    let python = env::var("PILLION_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut command = Command::new(python);
+    command.arg(here.join("tests/records.py")).env("PYTHONPATH", here.join("../../python"));
+    let said = run(command.env("PILLION_BRIDGE_LIBRARY", library()));
+    assert_eq!(said.trim(), "equal");
+}

@@ -35,7 +35,7 @@ def _import_ctypes() -> Any:
     return ctypes
 
 
-_ctypes: Final = _import_ctypes()
+ctypes: Final = _import_ctypes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +77,11 @@ class TensorPool:
         if not 1 <= place <= self._shape.places or offset + length > self._shape.bytes:
             raise StepRecordError(f"a tensor of {length} bytes at {offset} in place {place} lies outside the pool")
         start = _HEADER_LEN + offset
-        if _ctypes is None:
+        if ctypes is None:
             copied = memoryview(self._inputs[start : start + length])
             self._free(place)
             return copied
-        buffer = (_ctypes.c_ubyte * length).from_buffer(self._inputs, start)
+        buffer = (ctypes.c_ubyte * length).from_buffer(self._inputs, start)
         # Whatever views the tensor keeps the buffer, and that its attributes.
         buffer.lease = _Lease(self, place)
         return memoryview(buffer).cast("B").toreadonly()
