@@ -2,12 +2,13 @@
 
 use std::{
     collections::VecDeque,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, Thread},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -113,36 +114,68 @@ fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| n.get() as u32)
 }
 
-/// What a backend says, on its way to the thread that waits for it. It sleeps at once when there is nothing: a channel that first looks
-/// again and again would take the processor from the other side.
+/// What a backend says, on its way to the thread that waits for it, at a bell as that of the engine (`pillion_engine::Bell`).
 struct Inbox {
     events: Mutex<VecDeque<BackendEvent>>,
-    reader: Thread,
+    bell: Arc<OwnedFd>,
+    sleeps: AtomicBool,
+    /// Whether another process ended the last sleep.
+    is_rung: AtomicBool,
 }
 
+/// What a wake-up of this process adds to the bell; the answers of another one are counted below it.
+const WAKE: u64 = 1 << 32;
+
 impl Inbox {
+    fn new() -> Result<Self> {
+        let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
+        let bell = bell.map_err(|e| Error::internal(format!("an eventfd: {e}")))?;
+        Ok(Self {
+            events: Mutex::default(),
+            bell: Arc::new(bell),
+            sleeps: AtomicBool::new(false),
+            is_rung: AtomicBool::new(false),
+        })
+    }
+
     fn put(&self, event: BackendEvent) {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).push_back(event);
-        self.reader.unpark();
+        self.lock().push_back(event);
+        if self.sleeps.swap(false, Ordering::SeqCst) {
+            let _ = rustix::io::write(&self.bell, &WAKE.to_ne_bytes());
+        }
     }
 
     /// Every end that a backend can come to is an event too, so this has none of its own: a timer would be part of each step.
-    fn take(&self) -> BackendEvent {
+    fn take(&self, backend: &mut dyn Backend) -> BackendEvent {
         loop {
             if let Some(event) = self.pop() {
                 return event;
             }
-            // As the engine's channel does.
-            thread::yield_now();
+            if !self.is_rung.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
+            self.sleeps.store(true, Ordering::SeqCst);
             if let Some(event) = self.pop() {
+                self.sleeps.store(false, Ordering::SeqCst);
                 return event;
             }
-            thread::park();
+            let mut count = [0; 8];
+            let _ = rustix::io::read(&self.bell, &mut count);
+            self.sleeps.store(false, Ordering::SeqCst);
+            let rung = (u64::from_ne_bytes(count) % WAKE) as u32;
+            self.is_rung.store(rung > 0, Ordering::Relaxed);
+            if rung > 0 {
+                backend.rung(rung, &mut |event| self.lock().push_back(event));
+            }
         }
     }
 
     fn pop(&self) -> Option<BackendEvent> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.lock().pop_front()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<BackendEvent>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -187,10 +220,11 @@ pub struct Driver {
 impl Driver {
     /// Waits until it is ready.
     pub fn open(setup: &Setup, bridge: Bridge) -> Result<Self> {
-        let inbox = Arc::new(Inbox { events: Mutex::default(), reader: thread::current() });
+        let inbox = Arc::new(Inbox::new()?);
         let mut backend = setup.backend(bridge, setup.stub_model());
         let into = Arc::clone(&inbox);
-        backend.start(BackendEvents::new(move |event| into.put(event)).awaited())?;
+        let events = BackendEvents::new(move |event| into.put(event)).awaited();
+        backend.start(events.with_bell(Some(Arc::clone(&inbox.bell))))?;
         let mut driver = Self { backend, inbox, pid: 0 };
         match driver.next()? {
             BackendEvent::Ready(info) => driver.pid = info.pid,
@@ -199,9 +233,9 @@ impl Driver {
         Ok(driver)
     }
 
-    fn next(&self) -> Result<BackendEvent> {
+    fn next(&mut self) -> Result<BackendEvent> {
         loop {
-            match self.inbox.take() {
+            match self.inbox.take(self.backend.as_mut()) {
                 BackendEvent::Progress(_) => {}
                 BackendEvent::Log(record) if record.level >= LogLevel::Warn => eprintln!("{}", record.message),
                 BackendEvent::Log(_) => {}
@@ -212,7 +246,7 @@ impl Driver {
     }
 
     /// The answer to the oldest step.
-    pub fn answer(&self) -> Result<StepOutput> {
+    pub fn answer(&mut self) -> Result<StepOutput> {
         match self.next()? {
             BackendEvent::StepDone(StepOutput { error: Some(error), .. }) => Err(error),
             BackendEvent::StepDone(output) => Ok(output),

@@ -39,7 +39,8 @@ struct Watch {
 impl Backend for Watched {
     fn start(&mut self, events: BackendEvents) -> pillion_core::Result<()> {
         let watch = Arc::clone(&self.watch);
-        self.inner.start(BackendEvents::new(move |event| {
+        let outer = events.clone();
+        self.inner.start(outer.wrap(move |event| {
             match &event {
                 BackendEvent::WorkerLost(_) => drop(watch.lost.send(Instant::now())),
                 BackendEvent::Ready(info) => watch.pid.store(info.pid, Ordering::Release),
@@ -55,6 +56,10 @@ impl Backend for Watched {
 
     fn submit_forward(&mut self, batch: &ForwardBatch) -> pillion_core::Result<()> {
         self.inner.submit_forward(batch)
+    }
+
+    fn rung(&mut self, count: u32, take: &mut dyn FnMut(BackendEvent)) {
+        self.inner.rung(count, take);
     }
 
     fn max_in_flight(&self) -> usize {

@@ -114,7 +114,8 @@ impl Habit {
     fn next_block(&mut self) {
         let waited = std::mem::take(&mut self.waited);
         let average = if self.yields { &mut self.yielded } else { &mut self.slept };
-        *average = if average.is_zero() { waited } else { (*average * 3 + waited) / 4 };
+        // Now and then somebody else has had the processor, which says little of the next time.
+        *average = if average.is_zero() { waited } else { (*average * 3 + waited.min(*average * 2)) / 4 };
         let tries_other = (self.takes / Self::BLOCK).is_multiple_of(Self::TRIES_OTHER);
         self.yields = (self.yielded < self.slept) ^ tries_other;
     }

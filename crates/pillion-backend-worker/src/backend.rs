@@ -6,11 +6,13 @@ use std::{
     time::Duration,
 };
 
-use pillion_core::{Backend, BackendEvents, Error, ErrorCode, Result, WorkerStatus, forward::ForwardBatch, step::Step};
+use pillion_core::{
+    Backend, BackendEvent, BackendEvents, Error, ErrorCode, Result, WorkerStatus, forward::ForwardBatch, step::Step,
+};
 
 use crate::{
     flight::{Flight, MAX_IN_FLIGHT},
-    link::{Link, lock},
+    link::{Link, Reader, lock},
     mailbox::Mailbox,
     options::WorkerOptions,
     supervisor::Supervisor,
@@ -36,6 +38,8 @@ pub(crate) struct Shared {
     /// The steps under way in the present process.
     pub(crate) flight: Arc<Mutex<Flight>>,
     pub(crate) status: Mutex<Status>,
+    /// Present while answers may come that the engine's own thread takes.
+    pub(crate) reader: Arc<Mutex<Option<Reader>>>,
 }
 
 /// The worker as the supervisor sees it.
@@ -87,6 +91,17 @@ impl Backend for WorkerBackend {
         match &mut *lock(&self.shared.link) {
             Some(link) => link.submit_forward(batch),
             None => Err(Error::new(ErrorCode::WorkerLost, "there is no worker at this moment")),
+        }
+    }
+
+    fn rung(&mut self, count: u32, take: &mut dyn FnMut(BackendEvent)) {
+        let mut place = lock(&self.shared.reader);
+        let Some(reader) = &mut *place else { return };
+        if let Err(error) = reader.rung(count, take) {
+            *place = None;
+            if let Some(mailbox) = &self.mailbox {
+                mailbox.broken(error);
+            }
         }
     }
 

@@ -58,6 +58,8 @@ pub(crate) struct Rings {
     pub(crate) answers: RingReader,
     pub(crate) step_bell: Doorbell,
     pub(crate) answer_bell: Doorbell,
+    /// Whether the answers' bell is the one at which the engine waits.
+    wakes_engine: bool,
     pub(crate) pools: Option<Pools>,
 }
 
@@ -78,9 +80,18 @@ pub(crate) struct Answers {
 
 #[derive(Debug)]
 enum Answering {
-    Shm { bell: Doorbell, stop: Arc<AtomicBool>, thread: JoinHandle<()> },
+    Shm {
+        bell: Doorbell,
+        stop: Arc<AtomicBool>,
+        thread: JoinHandle<()>,
+    },
+    /// By the engine's own thread, which the worker wakes.
+    Engine(ReaderPlace),
     Grpc(StepStream),
 }
+
+/// Where the engine's thread finds what reads its answers.
+pub(crate) type ReaderPlace = Arc<Mutex<Option<Reader>>>;
 
 /// What a worker answers.
 #[derive(Debug)]
@@ -104,20 +115,25 @@ impl Arrivals {
 
     /// Refuses an answer that nobody waits for.
     pub(crate) fn done(&self, answer: Answer) -> Result<()> {
+        self.events.send(self.event(answer)?);
+        Ok(())
+    }
+
+    /// The same, for whoever takes the event itself.
+    fn event(&self, answer: Answer) -> Result<BackendEvent> {
         let (id, event) = match answer {
             Answer::Step(output) => (output.step_id, BackendEvent::StepDone(output)),
             Answer::Forward(output) => (output.forward_id, BackendEvent::ForwardDone(output)),
         };
         lock(&self.flight).answered(id, Instant::now())?;
-        self.events.send(event);
-        Ok(())
+        Ok(event)
     }
 }
 
 impl Channel {
-    pub(crate) fn new(options: &WorkerOptions) -> Result<Self> {
+    pub(crate) fn new(options: &WorkerOptions, events: &BackendEvents) -> Result<Self> {
         let carrier = match options.transport {
-            Transport::Shm => Carrier::Shm(Box::new(Rings::new(options.max_record_bytes, options.max_pool_bytes)?)),
+            Transport::Shm => Carrier::Shm(Box::new(Rings::new(options, events)?)),
             Transport::Grpc => Carrier::Grpc(SocketFolder::new()?),
         };
         Ok(Self { life: Life::new()?, carrier })
@@ -138,12 +154,13 @@ impl Channel {
         max_record_bytes: usize,
         arrivals: Arrivals,
         mailbox: &Arc<Mailbox>,
+        place: &ReaderPlace,
     ) -> Result<(Link, Answers)> {
         let flight = Arc::clone(&arrivals.flight);
         let to_mailbox = Arc::clone(mailbox);
         let watch = self.life.watch(move || to_mailbox.ending())?;
         let (way, reader) = match self.carrier {
-            Carrier::Shm(rings) => rings.open(arrivals, Arc::clone(mailbox))?,
+            Carrier::Shm(rings) => rings.open(arrivals, Arc::clone(mailbox), place)?,
             Carrier::Grpc(folder) => {
                 let target = Target { path: folder.socket(), pid, max_record_bytes };
                 let (sender, stream) = StepStream::open(target, arrivals, Arc::clone(mailbox))?;
@@ -157,19 +174,25 @@ impl Channel {
 }
 
 impl Rings {
-    fn new(max_record_bytes: usize, max_pool_bytes: usize) -> Result<Self> {
-        let shape = RingShape::new(MAX_IN_FLIGHT, max_record_bytes);
+    fn new(options: &WorkerOptions, events: &BackendEvents) -> Result<Self> {
+        let max_pool_bytes = options.max_pool_bytes;
+        let shape = RingShape::new(MAX_IN_FLIGHT, options.max_record_bytes);
+        let (answer_bell, wakes_engine) = match events.bell() {
+            Some(bell) => (Doorbell::of(bell)?, true),
+            None => (Doorbell::new()?, false),
+        };
         Ok(Self {
             shape,
             steps: RingWriter::new(shm::create("pillion-steps", shape)?, shape),
             answers: RingReader::new(shm::create("pillion-answers", shape)?, shape),
             step_bell: Doorbell::new()?,
-            answer_bell: Doorbell::new()?,
+            answer_bell,
+            wakes_engine,
             pools: if max_pool_bytes > 0 { Some(Pools::new(max_pool_bytes)?) } else { None },
         })
     }
 
-    fn open(self, arrivals: Arrivals, mailbox: Arc<Mailbox>) -> Result<(Way, Answering)> {
+    fn open(self, arrivals: Arrivals, mailbox: Arc<Mailbox>, place: &ReaderPlace) -> Result<(Way, Answering)> {
         let bell = self.answer_bell.try_clone()?;
         let (inputs, results) = self.pools.map(|pools| (pools.inputs, pools.results)).unzip();
         let stop = Arc::new(AtomicBool::new(false));
@@ -181,6 +204,11 @@ impl Rings {
             record: Vec::new(),
             results,
         };
+        let way = Way::Shm { steps: self.steps, bell: self.step_bell, record: Vec::new(), inputs };
+        if self.wakes_engine {
+            *lock(place) = Some(reader);
+            return Ok((way, Answering::Engine(Arc::clone(place))));
+        }
         let thread = thread::Builder::new()
             .name("pillion-answers".to_owned())
             .spawn(move || {
@@ -191,7 +219,6 @@ impl Rings {
             .map_err(|e| {
                 Error::new(ErrorCode::OutOfMemory, "the answers' thread could not be started").with_cause(e)
             })?;
-        let way = Way::Shm { steps: self.steps, bell: self.step_bell, record: Vec::new(), inputs };
         Ok((way, Answering::Shm { bell, stop, thread }))
     }
 }
@@ -282,6 +309,7 @@ impl Answers {
                 // A panic there was a bug of ours, and the worker is given up anyway.
                 let _ = thread.join();
             }
+            Answering::Engine(place) => *lock(&place) = None,
             Answering::Grpc(stream) => stream.stop(),
         }
         if let Some(watch) = self.watch {
@@ -290,7 +318,9 @@ impl Answers {
     }
 }
 
-struct Reader {
+/// Reads answers of one process.
+#[derive(Debug)]
+pub(crate) struct Reader {
     ring: RingReader,
     bell: Doorbell,
     arrivals: Arrivals,
@@ -312,6 +342,18 @@ impl Reader {
                 self.arrivals.done(answer)?;
             }
         }
+    }
+
+    /// Takes up to so many answers. That there are fewer is no error: the rings of a process that has ended may be heard late.
+    pub(crate) fn rung(&mut self, count: u32, take: &mut dyn FnMut(BackendEvent)) -> Result<()> {
+        for _ in 0..count {
+            if self.ring.is_untouched() {
+                break;
+            }
+            let answer = self.take()?;
+            take(self.arrivals.event(answer)?);
+        }
+        Ok(())
     }
 
     fn take(&mut self) -> Result<Answer> {

@@ -420,7 +420,7 @@ impl<'a> Session<'a> {
     /// Makes what the steps are carried by, sends it, and says what to load.
     fn load(&mut self) -> Result<()> {
         let options = self.context.options;
-        let channel = Channel::new(options)?;
+        let channel = Channel::new(options, self.context.events)?;
         let (shape, pool, listen) = match &channel.carrier {
             Carrier::Shm(rings) => (Some(rings.shape), rings.pools.as_ref().map(|pools| pools.shape), None),
             Carrier::Grpc(folder) => {
@@ -460,7 +460,8 @@ impl<'a> Session<'a> {
         *lock(&context.shared.flight) = Flight::default();
         let arrivals = Arrivals { flight: Arc::clone(&context.shared.flight), events: context.events.clone() };
         let pid = lock(&context.shared.status).pid;
-        let (link, answers) = channel.open(pid, context.options.max_record_bytes, arrivals, context.mailbox)?;
+        let (link, answers) =
+            channel.open(pid, context.options.max_record_bytes, arrivals, context.mailbox, &context.shared.reader)?;
         self.answers = Some(answers);
         *lock(&context.shared.link) = Some(link);
         lock(&context.shared.status).state = WorkerState::Ready;

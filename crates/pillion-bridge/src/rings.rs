@@ -18,6 +18,9 @@ const NUM_ENTRIES: u64 = 4;
 const ENTRY_LEN: usize = 64;
 const KIND_RECORD: u32 = 1;
 
+/// A ring as Python tells of it: its memory, its slots, the bytes of each, and its doorbell.
+type Told<'py> = (Bound<'py, PyAny>, u64, usize, i32);
+
 /// One ring: where its memory is, whose it is, and its doorbell.
 struct Ring {
     base: *mut u8,
@@ -37,16 +40,16 @@ unsafe impl Sync for Ring {}
 
 impl Ring {
     /// `memory` is a ctypes array over the whole ring.
-    fn new(memory: &Bound<'_, PyAny>, slots: u64, slot_bytes: usize, bell: i32) -> PyResult<Self> {
+    fn new((memory, slots, slot_bytes, bell): Told<'_>) -> PyResult<Self> {
         let ctypes = memory.py().import("ctypes")?;
-        let base: usize = ctypes.call_method1("addressof", (memory,))?.extract()?;
-        let len: usize = ctypes.call_method1("sizeof", (memory,))?.extract()?;
+        let base: usize = ctypes.call_method1("addressof", (&memory,))?.extract()?;
+        let len: usize = ctypes.call_method1("sizeof", (&memory,))?.extract()?;
         let wanted = usize::try_from(slots).ok().and_then(|n| n.checked_mul(slot_bytes)?.checked_add(HEADER_LEN));
         if slots == 0 || wanted != Some(len) {
             return Err(PyValueError::new_err(format!("a ring of {len} bytes for {slots} slots of {slot_bytes}")));
         }
         let base = ptr::with_exposed_provenance_mut(base);
-        Ok(Self { base, slots, slot_bytes, bell, count: 0, _owner: memory.clone().unbind() })
+        Ok(Self { base, slots, slot_bytes, bell, count: 0, _owner: memory.unbind() })
     }
 
     fn slot(&self) -> usize {
@@ -77,16 +80,9 @@ pub(crate) struct Rings {
 
 #[pymethods]
 impl Rings {
-    /// Each ring: its memory, its slots, the bytes of each, and its doorbell.
     #[new]
-    fn new(
-        steps: (Bound<'_, PyAny>, u64, usize, i32),
-        answers: (Bound<'_, PyAny>, u64, usize, i32),
-        unusual: Py<PyAny>,
-    ) -> PyResult<Self> {
-        let steps = Ring::new(&steps.0, steps.1, steps.2, steps.3)?;
-        let answers = Ring::new(&answers.0, answers.1, answers.2, answers.3)?;
-        Ok(Self { steps, answers, rung: 0, unusual })
+    fn new(steps: Told<'_>, answers: Told<'_>, unusual: Py<PyAny>) -> PyResult<Self> {
+        Ok(Self { steps: Ring::new(steps)?, answers: Ring::new(answers)?, rung: 0, unusual })
     }
 
     /// Waits for a step and copies it out; what `unusual` gives if there is none.

@@ -1,5 +1,7 @@
 //! The contract between the engine and whatever runs the forward pass.
 
+#[cfg(unix)]
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,11 @@ pub trait Backend: Send {
     fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
         let message = format!("forward {} came to a backend that runs steps only", batch.forward_id);
         Err(Error::new(ErrorCode::Unsupported, message))
+    }
+
+    /// Takes in what another process has announced at [`BackendEvents::bell`]: up to `count` answers, in the place of as many events.
+    fn rung(&mut self, count: u32, take: &mut dyn FnMut(BackendEvent)) {
+        let _ = (count, take);
     }
 
     /// How many steps and forwards together may be submitted and unanswered: 1 or 2.
@@ -70,18 +77,45 @@ pub enum BackendEvent {
 pub struct BackendEvents {
     send: Arc<dyn Fn(BackendEvent) + Send + Sync>,
     is_awaited: bool,
+    #[cfg(unix)]
+    bell: Option<Arc<OwnedFd>>,
 }
 
 impl BackendEvents {
     /// Wraps the function that takes the events.
     pub fn new(send: impl Fn(BackendEvent) + Send + Sync + 'static) -> Self {
-        Self { send: Arc::new(send), is_awaited: false }
+        Self {
+            send: Arc::new(send),
+            is_awaited: false,
+            #[cfg(unix)]
+            bell: None,
+        }
+    }
+
+    /// Another function for the same listener, as somebody in between needs it. Who is in between passes [`Backend::rung`] on too.
+    #[must_use]
+    pub fn wrap(&self, send: impl Fn(BackendEvent) + Send + Sync + 'static) -> Self {
+        Self { send: Arc::new(send), ..self.clone() }
     }
 
     /// Says that the thread that submits does nothing but wait for events once it has.
     #[must_use]
     pub fn awaited(self) -> Self {
         Self { is_awaited: true, ..self }
+    }
+
+    /// Names the eventfd at which the thread that submits waits. In place of an event of this process, another one may then add 1 to it for
+    /// each answer, and [`Backend::rung`] is called; what others add is a multiple of 2^32.
+    #[cfg(unix)]
+    #[must_use]
+    pub fn with_bell(self, bell: Option<Arc<OwnedFd>>) -> Self {
+        Self { bell, ..self }
+    }
+
+    /// The eventfd at which the thread that submits waits, if it does so.
+    #[cfg(unix)]
+    pub fn bell(&self) -> Option<BorrowedFd<'_>> {
+        self.bell.as_deref().map(AsFd::as_fd)
     }
 
     /// Whether the thread that submits does nothing but wait for events once it has.

@@ -117,6 +117,13 @@ impl EngineCore {
         [closing, request].into_iter().flatten().min()
     }
 
+    /// Adds answers that another process has rung.
+    pub(crate) fn rung(&mut self, count: u32, events: &mut Vec<EngineEvent>) {
+        self.guard(Stage::Update, |core| {
+            core.backend.rung(count, &mut |event| events.push(EngineEvent::Backend(event)));
+        });
+    }
+
     /// Takes in all that has happened, keeps the worker busy, and gives what is to be delivered.
     pub(crate) fn turn(&mut self, events: &mut Vec<EngineEvent>, now: Instant) -> (Vec<EngineOutput>, Next) {
         for event in events.drain(..) {

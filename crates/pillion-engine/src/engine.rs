@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::TrySendError;
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, BridgeKind, Error, ErrorCode, GenerateRequest, Limits, PredictRequest, Result,
 };
@@ -15,6 +15,7 @@ use pillion_tokenize::Tokenizer;
 
 use crate::{
     admit::Admission,
+    bell::{Bell, QueueReceiver, QueueSender, queue},
     core_loop::{EngineCore, Next, Shared},
     event::EngineEvent,
     intake::{Intake, Make},
@@ -37,6 +38,8 @@ pub struct EngineOptions {
     pub fallbacks: Vec<Fallback>,
     /// The model's name until the worker tells its own.
     pub model_name: String,
+    /// The bell that the backend was told of, if it was started before; else the engine makes one.
+    pub bell: Option<Bell>,
 }
 
 /// A running engine. Dropping the handle closes it without waiting.
@@ -46,7 +49,7 @@ pub struct Engine {
     counters: Arc<Counters>,
     board: Arc<Mutex<StatusBoard>>,
     intake: Intake,
-    queue: Sender<EngineEvent>,
+    queue: QueueSender<EngineEvent>,
 }
 
 impl Engine {
@@ -58,7 +61,8 @@ impl Engine {
         mut backend: Box<dyn Backend>,
         outputs: Arc<dyn Outputs>,
     ) -> Result<Self> {
-        let (queue, events) = bounded(options.limits.max_queued_requests as usize + QUEUE_SPARE);
+        let bell = options.bell.clone().unwrap_or_default();
+        let (queue, events) = queue(options.limits.max_queued_requests as usize + QUEUE_SPARE, bell.clone());
         let admission = Arc::new(Admission::new(&options.limits));
         let counters = Arc::new(Counters::default());
         let intake = Intake::new(
@@ -70,7 +74,7 @@ impl Engine {
         );
         let board =
             Arc::new(Mutex::new(StatusBoard { state: EngineState::Starting, info: None, workers: backend.workers() }));
-        backend.start(backend_events(queue.clone(), Arc::clone(&counters)))?;
+        backend.start(bell.tell(backend_events(queue.clone(), Arc::clone(&counters))))?;
         let shared = Shared {
             admission: Arc::clone(&admission),
             counters: Arc::clone(&counters),
@@ -190,7 +194,7 @@ impl std::fmt::Debug for Engine {
     }
 }
 
-fn backend_events(queue: Sender<EngineEvent>, counters: Arc<Counters>) -> BackendEvents {
+fn backend_events(queue: QueueSender<EngineEvent>, counters: Arc<Counters>) -> BackendEvents {
     BackendEvents::new(move |event| {
         let is_log = matches!(event, BackendEvent::Log(_) | BackendEvent::Progress(_));
         let event = EngineEvent::Backend(event);
@@ -204,22 +208,16 @@ fn backend_events(queue: Sender<EngineEvent>, counters: Arc<Counters>) -> Backen
             let _ = queue.send(event);
         }
     })
-    .awaited()
 }
 
-fn run(mut core: EngineCore, events: &Receiver<EngineEvent>, outputs: &dyn Outputs) {
+fn run(mut core: EngineCore, events: &QueueReceiver<EngineEvent>, outputs: &dyn Outputs) {
     let mut batch = Vec::new();
     loop {
-        let first = match core.next_deadline() {
-            None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => events.recv_deadline(at),
-        };
-        match first {
-            Ok(event) => batch.push(event),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+        let Ok(rung) = events.wait(core.next_deadline(), &mut batch) else { return };
+        batch.extend(events.queue.try_iter());
+        if rung > 0 {
+            core.rung(rung, &mut batch);
         }
-        batch.extend(events.try_iter());
         let (out, next) = core.turn(&mut batch, Instant::now());
         deliver(outputs, out);
         if next == Next::End {

@@ -7,7 +7,6 @@ use std::{
     time::Instant,
 };
 
-use crossbeam_channel::Sender;
 use pillion_core::{
     Error, ErrorCode, FinishReason, GenerateRequest, GenerationDefaults, PredictRequest, Prompt, Result, Sequence,
     Stage, Usage, forward::ForwardItem,
@@ -16,6 +15,7 @@ use pillion_tokenize::Tokenizer;
 
 use crate::{
     admit::Admission,
+    bell::QueueSender,
     event::{EngineEvent, NewCall, NewRun},
     metrics::Counters,
     output::{EngineOutput, Finish, Outputs, RunOutput},
@@ -63,7 +63,7 @@ struct Inner {
     admission: Arc<Admission>,
     counters: Arc<Counters>,
     outputs: Arc<dyn Outputs>,
-    queue: Sender<EngineEvent>,
+    queue: QueueSender<EngineEvent>,
 }
 
 impl Intake {
@@ -72,7 +72,7 @@ impl Intake {
         admission: Arc<Admission>,
         counters: Arc<Counters>,
         outputs: Arc<dyn Outputs>,
-        queue: Sender<EngineEvent>,
+        queue: QueueSender<EngineEvent>,
     ) -> Self {
         let gate = Mutex::new(Gate::Shut(Vec::new()));
         Self(Arc::new(Inner { gate, tokenizer, admission, counters, outputs, queue }))

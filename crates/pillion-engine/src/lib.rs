@@ -4,6 +4,7 @@
 //! only: neither Python nor Node nor HTTP. Tokenizing happens on the tokenizer's pool, never here; nothing here waits for a caller.
 
 mod admit;
+mod bell;
 mod calls;
 mod core_loop;
 mod engine;
@@ -14,6 +15,7 @@ mod output;
 mod run;
 mod status;
 
+pub use bell::Bell;
 pub use engine::{Engine, EngineOptions};
 pub use metrics::Metrics;
 pub use output::{EngineOutput, Finish, Outputs, Prediction, RunOutput, TokenData};

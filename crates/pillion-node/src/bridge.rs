@@ -14,6 +14,7 @@ use pillion_core::{
     Backend, BackendEvent, BackendEvents, BridgeKind, Error, ErrorCode, LoadConfig, LoadLimits, ModelSource, Result,
     Stage, WorkerStatus, forward::ForwardBatch, step::Step,
 };
+use pillion_engine::Bell;
 
 use crate::{
     exit,
@@ -182,11 +183,11 @@ enum Relay {
 }
 
 impl EarlyBackend {
-    /// Starts the backend; its events are kept until the engine asks for them.
-    pub(crate) fn start(mut backend: Box<dyn Backend>) -> Result<Self> {
+    /// Starts the backend; its events are kept until the engine asks for them. `bell` is that of the engine to come.
+    pub(crate) fn start(mut backend: Box<dyn Backend>, bell: &Bell) -> Result<Self> {
         let relay = Arc::new(Mutex::new(Relay::Kept(Vec::new())));
         let events = Arc::clone(&relay);
-        backend.start(BackendEvents::new(move |event| pass(&events, event)))?;
+        backend.start(bell.tell(BackendEvents::new(move |event| pass(&events, event))))?;
         Ok(Self { backend, relay })
     }
 }
@@ -219,6 +220,10 @@ impl Backend for EarlyBackend {
 
     fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
         self.backend.submit_forward(batch)
+    }
+
+    fn rung(&mut self, count: u32, take: &mut dyn FnMut(BackendEvent)) {
+        self.backend.rung(count, take);
     }
 
     fn max_in_flight(&self) -> usize {
@@ -281,7 +286,7 @@ mod tests {
 
     #[test]
     fn what_happens_before_the_engine_listens_is_kept_in_order() {
-        let mut early = EarlyBackend::start(Box::new(EchoBackend::new(EchoOptions::default()))).unwrap();
+        let mut early = EarlyBackend::start(Box::new(EchoBackend::new(EchoOptions::default())), &Bell::new()).unwrap();
         let (sender, events) = mpsc::channel();
         early.start(BackendEvents::new(move |event| sender.send(event).unwrap())).unwrap();
         early.close(Duration::ZERO);

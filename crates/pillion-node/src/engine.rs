@@ -17,7 +17,7 @@ use napi_derive::napi;
 use pillion_core::{
     Backend, Error, ErrorCode, GenerateRequest, PredictRequest, Prompt, Result, SamplingOptions, Stage,
 };
-use pillion_engine::{Engine, EngineOptions, EngineOutput};
+use pillion_engine::{Bell, Engine, EngineOptions, EngineOutput};
 use pillion_tokenize::{TextArena, Tokenizer};
 
 use crate::{
@@ -323,9 +323,11 @@ impl Shared {
         if let Some(threads) = options.threads.tokenizer {
             pillion_tokenize::set_num_threads(threads as usize)?;
         }
-        let mut backend = EarlyBackend::start(chosen.backend)?;
+        let bell = Bell::new();
+        let mut backend = EarlyBackend::start(chosen.backend, &bell)?;
         let tokenizer = read_tokenizer(&model).inspect_err(|_| backend.close(Duration::ZERO))?;
         let engine_options = EngineOptions {
+            bell: Some(bell),
             limits: options.limits.clone(),
             bridge: chosen.bridge.as_ref().map(|choice| choice.now().0),
             fallbacks: Vec::new(),

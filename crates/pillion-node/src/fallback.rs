@@ -93,10 +93,11 @@ impl Shared {
             let attempt = self.attempt.fetch_add(1, Ordering::AcqRel) + 1;
             lock(&self.choice.0).0 = candidate.bridge;
             let weak = Arc::downgrade(self);
-            let mut events = BackendEvents::new(move |event| heard(&weak, attempt, event));
-            if self.events.get().is_some_and(BackendEvents::is_awaited) {
-                events = events.awaited();
-            }
+            let hear = move |event| heard(&weak, attempt, event);
+            let events = match self.events.get() {
+                Some(events) => events.wrap(hear),
+                None => BackendEvents::new(hear),
+            };
             let started = (candidate.make)().and_then(|mut backend| {
                 backend.start(events)?;
                 Ok(backend)
@@ -202,6 +203,12 @@ impl Backend for FallbackBackend {
         match &mut lock(&self.0.state).current {
             Some(backend) => backend.submit_forward(batch),
             None => Err(Error::new(ErrorCode::WorkerLost, "there is no worker at this moment")),
+        }
+    }
+
+    fn rung(&mut self, count: u32, take: &mut dyn FnMut(BackendEvent)) {
+        if let Some(backend) = &mut lock(&self.0.state).current {
+            backend.rung(count, take);
         }
     }
 

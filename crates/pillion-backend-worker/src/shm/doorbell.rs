@@ -25,10 +25,18 @@ impl Doorbell {
         })
     }
 
+    /// A handle to somebody else's eventfd.
+    pub(crate) fn of(bell: BorrowedFd<'_>) -> Result<Self> {
+        Self::cloned(bell)
+    }
+
     /// A second handle to the same bell.
     pub(crate) fn try_clone(&self) -> Result<Self> {
-        self.0
-            .try_clone()
+        Self::cloned(self.0.as_fd())
+    }
+
+    fn cloned(bell: BorrowedFd<'_>) -> Result<Self> {
+        bell.try_clone_to_owned()
             .map(Self)
             .map_err(|e| Error::new(ErrorCode::BridgeUnavailable, format!("an eventfd cannot be duplicated: {e}")))
     }

@@ -150,6 +150,15 @@ impl RingReader {
         self.region.file()
     }
 
+    /// Whether the next record's entry is as it was before anybody wrote it.
+    pub(crate) fn is_untouched(&mut self) -> bool {
+        if !self.region.read(entry(self.next), ENTRY_USED, &mut self.entry) {
+            return true;
+        }
+        let (sequence, kind) = (le64(&self.entry, 0), le32(&self.entry, 8));
+        self.next.checked_sub(NUM_ENTRIES).map_or(kind == 0, |before| sequence == before)
+    }
+
     /// Copies out the next record, of which the doorbell has told. False if it is the end. Nothing in it is trusted: what is wrong is
     /// an error that says how.
     pub(crate) fn pop(&mut self, record: &mut Vec<u8>) -> Result<bool> {
