@@ -119,6 +119,8 @@ struct Inbox {
     events: Mutex<VecDeque<BackendEvent>>,
     bell: Arc<OwnedFd>,
     sleeps: AtomicBool,
+    /// Whether another process ended the last sleep.
+    is_rung: AtomicBool,
 }
 
 /// What a wake-up of this process adds to the bell; the answers of another one are counted below it.
@@ -128,7 +130,12 @@ impl Inbox {
     fn new() -> Result<Self> {
         let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
         let bell = bell.map_err(|e| Error::internal(format!("an eventfd: {e}")))?;
-        Ok(Self { events: Mutex::default(), bell: Arc::new(bell), sleeps: AtomicBool::new(false) })
+        Ok(Self {
+            events: Mutex::default(),
+            bell: Arc::new(bell),
+            sleeps: AtomicBool::new(false),
+            is_rung: AtomicBool::new(false),
+        })
     }
 
     fn put(&self, event: BackendEvent) {
@@ -144,7 +151,9 @@ impl Inbox {
             if let Some(event) = self.pop() {
                 return event;
             }
-            thread::yield_now();
+            if !self.is_rung.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
             self.sleeps.store(true, Ordering::SeqCst);
             if let Some(event) = self.pop() {
                 self.sleeps.store(false, Ordering::SeqCst);
@@ -154,6 +163,7 @@ impl Inbox {
             let _ = rustix::io::read(&self.bell, &mut count);
             self.sleeps.store(false, Ordering::SeqCst);
             let rung = (u64::from_ne_bytes(count) % WAKE) as u32;
+            self.is_rung.store(rung > 0, Ordering::Relaxed);
             if rung > 0 {
                 backend.rung(rung, &mut |event| self.lock().push_back(event));
             }

@@ -20,6 +20,9 @@ struct Inner {
     eventfd: Option<Arc<std::os::fd::OwnedFd>>,
     /// Whether the thread sleeps or is about to.
     sleeps: AtomicBool,
+    /// Whether another process ended the last sleep.
+    #[cfg(target_os = "linux")]
+    is_rung: AtomicBool,
 }
 
 impl Bell {
@@ -29,6 +32,8 @@ impl Bell {
             #[cfg(target_os = "linux")]
             eventfd: linux::create(),
             sleeps: AtomicBool::new(false),
+            #[cfg(target_os = "linux")]
+            is_rung: AtomicBool::new(false),
         }))
     }
 
@@ -150,12 +155,15 @@ mod linux {
                 // However much is queued, answers are taken between.
                 return if is_rung(eventfd, Some(Instant::now())) { take(eventfd) } else { 0 };
             }
-            // Who answers and shares the processor is given it before it need wake us.
-            thread::yield_now();
+            // Who answers and shares the processor is given it before it need wake us; another process rings in any case.
+            if !self.bell.0.is_rung.load(Ordering::Relaxed) {
+                thread::yield_now();
+            }
             self.bell.0.sleeps.store(true, Ordering::SeqCst);
             // Whoever queues from now on wakes us.
             let rung = if self.queue.is_empty() && is_rung(eventfd, until) { take(eventfd) } else { 0 };
             self.bell.0.sleeps.store(false, Ordering::SeqCst);
+            self.bell.0.is_rung.store(rung > 0, Ordering::Relaxed);
             rung
         }
     }
