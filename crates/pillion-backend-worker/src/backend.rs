@@ -117,17 +117,6 @@ impl Backend for WorkerBackend {
         }
     }
 
-    fn rung(&mut self, count: u32, take: &mut dyn FnMut(BackendEvent)) {
-        let mut place = lock(&self.shared.reader);
-        let Some(reader) = &mut *place else { return };
-        if let Err(error) = reader.rung(count, take) {
-            *place = None;
-            if let Some(mailbox) = &self.mailbox {
-                mailbox.broken(error);
-            }
-        }
-    }
-
     fn max_in_flight(&self) -> usize {
         MAX_IN_FLIGHT
     }

@@ -5,8 +5,9 @@
 #![expect(clippy::unwrap_used, reason = "tests; clippy knows only functions that are marked as such")]
 
 #[allow(dead_code, clippy::all, clippy::pedantic, missing_docs, unreachable_pub, reason = "generated")]
-#[path = "../src/grpc/worker.v1.rs"]
-mod proto;
+mod proto {
+    include!("../src/grpc/worker.v1.rs");
+}
 mod unary;
 
 use pillion_core::Backend;

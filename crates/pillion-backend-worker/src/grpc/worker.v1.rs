@@ -237,9 +237,15 @@ impl State {
 }
 /// Generated client implementations.
 pub mod worker_client {
-    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
-    use tonic::codegen::http::Uri;
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
     use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
     /// Runs the forward passes of one model for one engine at a time.
     ///
     /// An error of a call is a gRPC status whose trailing metadata has the error as JSON under `pillion-error-bin`. An error of
@@ -263,16 +269,22 @@ pub mod worker_client {
             let inner = tonic::client::Grpc::with_origin(inner, origin);
             Self { inner }
         }
-        pub fn with_interceptor<F>(inner: T, interceptor: F) -> WorkerClient<InterceptedService<T, F>>
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> WorkerClient<InterceptedService<T, F>>
         where
             F: tonic::service::Interceptor,
             T::ResponseBody: Default,
             T: tonic::codegen::Service<
-                    http::Request<tonic::body::Body>,
-                    Response = http::Response<<T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody>,
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
                 >,
-            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
-                Into<StdError> + std::marker::Send + std::marker::Sync,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
         {
             WorkerClient::new(InterceptedService::new(inner, interceptor))
         }
@@ -315,11 +327,18 @@ pub mod worker_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/pillion.worker.v1.Worker/Info");
+            let path = http::uri::PathAndQuery::from_static(
+                "/pillion.worker.v1.Worker/Info",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("pillion.worker.v1.Worker", "Info"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pillion.worker.v1.Worker", "Info"));
             self.inner.unary(req, path, codec).await
         }
         /// Whether the worker lives and what it is doing. Answered at once, also while a forward pass runs.
@@ -330,11 +349,18 @@ pub mod worker_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/pillion.worker.v1.Worker/Health");
+            let path = http::uri::PathAndQuery::from_static(
+                "/pillion.worker.v1.Worker/Health",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("pillion.worker.v1.Worker", "Health"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pillion.worker.v1.Worker", "Health"));
             self.inner.unary(req, path, codec).await
         }
         /// Runs one prefill and one decode, so that the first request does not pay for what is made on first use.
@@ -345,11 +371,18 @@ pub mod worker_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/pillion.worker.v1.Worker/Warmup");
+            let path = http::uri::PathAndQuery::from_static(
+                "/pillion.worker.v1.Worker/Warmup",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("pillion.worker.v1.Worker", "Warmup"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pillion.worker.v1.Worker", "Warmup"));
             self.inner.unary(req, path, codec).await
         }
         /// One step in which sequences enter.
@@ -360,11 +393,18 @@ pub mod worker_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/pillion.worker.v1.Worker/Prefill");
+            let path = http::uri::PathAndQuery::from_static(
+                "/pillion.worker.v1.Worker/Prefill",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("pillion.worker.v1.Worker", "Prefill"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pillion.worker.v1.Worker", "Prefill"));
             self.inner.unary(req, path, codec).await
         }
         /// One step in which none enters.
@@ -375,11 +415,18 @@ pub mod worker_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/pillion.worker.v1.Worker/Decode");
+            let path = http::uri::PathAndQuery::from_static(
+                "/pillion.worker.v1.Worker/Decode",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("pillion.worker.v1.Worker", "Decode"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pillion.worker.v1.Worker", "Decode"));
             self.inner.unary(req, path, codec).await
         }
         /// One step that only frees slots.
@@ -390,26 +437,43 @@ pub mod worker_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/pillion.worker.v1.Worker/FilterBatch");
+            let path = http::uri::PathAndQuery::from_static(
+                "/pillion.worker.v1.Worker/FilterBatch",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("pillion.worker.v1.Worker", "FilterBatch"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pillion.worker.v1.Worker", "FilterBatch"));
             self.inner.unary(req, path, codec).await
         }
         /// Frees every slot. An engine calls it first, since the one before it may have ended in the middle.
         pub async fn clear_cache(
             &mut self,
             request: impl tonic::IntoRequest<super::ClearCacheRequest>,
-        ) -> std::result::Result<tonic::Response<super::ClearCacheReply>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<super::ClearCacheReply>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/pillion.worker.v1.Worker/ClearCache");
+            let path = http::uri::PathAndQuery::from_static(
+                "/pillion.worker.v1.Worker/ClearCache",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("pillion.worker.v1.Worker", "ClearCache"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pillion.worker.v1.Worker", "ClearCache"));
             self.inner.unary(req, path, codec).await
         }
         /// One forward pass of a model that is no generator.
@@ -420,11 +484,18 @@ pub mod worker_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/pillion.worker.v1.Worker/Forward");
+            let path = http::uri::PathAndQuery::from_static(
+                "/pillion.worker.v1.Worker/Forward",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("pillion.worker.v1.Worker", "Forward"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pillion.worker.v1.Worker", "Forward"));
             self.inner.unary(req, path, codec).await
         }
         /// The hot path: requests are answered in order, one for one. At most two are under way. There is one stream at a time,
@@ -432,15 +503,25 @@ pub mod worker_client {
         pub async fn steps(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::StepsRequest>,
-        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::StepsReply>>, tonic::Status> {
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::StepsReply>>,
+            tonic::Status,
+        > {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/pillion.worker.v1.Worker/Steps");
+            let path = http::uri::PathAndQuery::from_static(
+                "/pillion.worker.v1.Worker/Steps",
+            );
             let mut req = request.into_streaming_request();
-            req.extensions_mut().insert(GrpcMethod::new("pillion.worker.v1.Worker", "Steps"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pillion.worker.v1.Worker", "Steps"));
             self.inner.streaming(req, path, codec).await
         }
         /// Cuts the running step short where the model can do that. The step is answered all the same.
@@ -451,11 +532,18 @@ pub mod worker_client {
             self.inner
                 .ready()
                 .await
-                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
             let codec = tonic_prost::ProstCodec::default();
-            let path = http::uri::PathAndQuery::from_static("/pillion.worker.v1.Worker/Abort");
+            let path = http::uri::PathAndQuery::from_static(
+                "/pillion.worker.v1.Worker/Abort",
+            );
             let mut req = request.into_request();
-            req.extensions_mut().insert(GrpcMethod::new("pillion.worker.v1.Worker", "Abort"));
+            req.extensions_mut()
+                .insert(GrpcMethod::new("pillion.worker.v1.Worker", "Abort"));
             self.inner.unary(req, path, codec).await
         }
     }
