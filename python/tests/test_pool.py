@@ -97,7 +97,7 @@ def test_what_is_kept_never_changes_while_places_are_used_again(peer: Peer, pool
 
 
 def test_a_python_without_ctypes_copies(peer: Peer, pool: TensorPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pool, "_ctypes", None)
+    monkeypatch.setattr(_pool, "ctypes", None)
     peer.put(1, 0, b"x" * 100)
     memory = pool.lend(1, 0, 100)
     assert not peer.is_lent(1) and memory.readonly and bytes(memory) == b"x" * 100
