@@ -64,8 +64,7 @@ fn loses(way: &str) -> Error {
 fn every_misdeed_is_named_and_leaves_nothing_behind() {
     // Whatever the first worker makes for good is there before anything is counted.
     Harness::ready(fake()).close(LONG);
-    Holdings::wait_for_threads("the first worker", 0);
-    let before = Holdings::now();
+    let before = Holdings::settled("the first worker", 0);
     assert_eq!((before.children, before.mappings.len()), (0, 0));
     at_the_start(&before);
     when_ready(&before);

@@ -43,8 +43,7 @@ fn loses(way: &str) -> Error {
 fn every_misdeed_is_named_and_leaves_nothing_behind() {
     // Whatever the first worker makes for good is there before anything is counted.
     Harness::ready(fake()).close(LONG);
-    Holdings::wait_for_threads("the first worker", 0);
-    let before = Holdings::now();
+    let before = Holdings::settled("the first worker", 0);
     assert_eq!((before.children, before.mappings.len(), before.folders.len()), (0, 0, 0));
     at_the_start(&before);
     closes_each_connection(&before);

@@ -7,6 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Nothing that ends takes so long to.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// What this process holds. `PartialEq` on texts, so that a failing test shows what was left.
 #[derive(Debug, PartialEq)]
 pub struct Holdings {
@@ -57,10 +60,15 @@ impl Holdings {
         Self { descriptors, mappings, threads, children, folders }
     }
 
-    /// Waits for the end of all but so many threads of ours, which comes a moment after their last event.
-    pub fn wait_for_threads(what: &str, at_most: usize) {
-        let until = Instant::now() + Duration::from_secs(120);
-        while Self::now().threads > at_most {
+    /// As it is once all but so many threads of ours have ended, which they do a moment after their last event.
+    #[must_use]
+    pub fn settled(what: &str, threads: usize) -> Self {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let now = Self::now();
+            if now.threads <= threads {
+                return now;
+            }
             assert!(Instant::now() < until, "{what}: its threads do not end");
             thread::yield_now();
         }
@@ -69,7 +77,13 @@ impl Holdings {
     /// Runs something and shows that it leaves nothing behind.
     pub fn check(&self, what: &str, run: impl FnOnce()) {
         run();
-        Self::wait_for_threads(what, self.threads);
-        assert_eq!(&Self::now(), self, "{what}");
+        // Not the threads first: one that has only just begun has not even its name, and is not counted.
+        let until = Instant::now() + PATIENCE;
+        let mut now = Self::now();
+        while now != *self && Instant::now() < until {
+            thread::yield_now();
+            now = Self::now();
+        }
+        assert_eq!(&now, self, "{what}");
     }
 }

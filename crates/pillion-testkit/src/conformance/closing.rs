@@ -144,8 +144,7 @@ pub(super) fn nothing_is_left_behind(subject: &dyn Subject) {
     alone("nothing_is_left_behind", || {
         // The interpreter and its thread are there for good, and whatever else the first ones make.
         lives(subject, |_, life| life());
-        Holdings::wait_for_threads("the first ones", usize::from(subject.bridge() == Bridge::Embedded));
-        let before = Holdings::now();
+        let before = Holdings::settled("the first ones", usize::from(subject.bridge() == Bridge::Embedded));
         assert_eq!((before.children, before.mappings.len(), before.folders.len()), (0, 0, 0));
         lives(subject, |what, life| before.check(what, life));
     });
