@@ -14,7 +14,6 @@
     reason = "bit tricks in loops of a few instructions a word, where a call, a branch or a check would be seen in the bench"
 )]
 #![expect(
-    clippy::similar_names,
     clippy::struct_excessive_bools,
     clippy::needless_for_each,
     clippy::match_overlapping_arm,

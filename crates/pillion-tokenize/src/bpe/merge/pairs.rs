@@ -1,7 +1,7 @@
 //! The pairs of symbols that merge, found with one look into memory: a perfect hash table, in which each pair has a slot of its
 //! own. Pairs are divided into buckets of a few, and each bucket has a pilot, the number that leads its pairs to slots that are
 //! free (Fox, Chen and Heath, "A faster algorithm for constructing minimal perfect hash functions", 1992; the forms of the
-//! hash and the pilot are those of Pibiri and Trani, "PTHash", 2021).
+//! hash and the pilot are those of Pibiri and Trani, "`PTHash`: Revisiting FCH minimal perfect hashing", 2021).
 
 use crate::bpe::hash::{HashKey, slot_of};
 use crate::bpe::map::Table;
