@@ -39,7 +39,7 @@ fn tokenizer_json(data: &[u8]) {
     };
     let columns = Columns::all();
     let options = EncodeOptions { columns, offset_unit: OffsetUnit::Byte, ..EncodeOptions::default() };
-    let reference = Tokenizer::from_json_on_reference(data);
+    let reference = Tokenizer::from_json_on_reference(data).ok().filter(|_| !shares_an_id(data));
     let added = post_processor_ids(data);
     for text in TEXTS {
         let ours = tokenizer.encode(text, &options);
@@ -48,7 +48,7 @@ fn tokenizer_json(data: &[u8]) {
         }
         let _ = tokenizer.encode_pair(text, text, &options);
         let _ = tokenizer.encode_rendered(text);
-        if let (Ok(ours), Ok(reference)) = (ours, &reference)
+        if let (Ok(ours), Some(reference)) = (ours, &reference)
             && let Ok(theirs) = reference.encode(text, &options)
         {
             assert_eq!(ours, theirs, "{text:?}");
@@ -56,6 +56,15 @@ fn tokenizer_json(data: &[u8]) {
     }
     let far = [0, 1, 255, 1 << 31, u32::MAX];
     let _ = tokenizer.decode(&far, &DecodeOptions { skip_special_tokens: true, clean_up: true });
+}
+
+/// Whether two tokens of the model have one id. The reference takes either for it, another one each time that it loads the file, and trims
+/// offsets accordingly.
+fn shares_an_id(data: &[u8]) -> bool {
+    let file: serde_json::Value = serde_json::from_slice(data).unwrap_or(serde_json::Value::Null);
+    let mut seen = std::collections::HashSet::new();
+    let mut ids = file["model"]["vocab"].as_object().into_iter().flat_map(|vocab| vocab.values());
+    ids.any(|id| !seen.insert(id.as_u64()))
 }
 
 /// The numbers in a file's post-processor: it may add ids that the vocabulary does not have, as the reference lets it.
