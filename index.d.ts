@@ -360,13 +360,14 @@ declare class NativeTokenizer {
     flags: number,
     options?: string | undefined | null,
   ): EncodedColumns
-  /** The ids alone, which cost less to hand over. */
+  /** The ids alone: written into `target` if it is long enough, and then how many; otherwise an array of their own. */
   encodeIds(
     text: string | Uint8Array,
     pair: string | Uint8Array | undefined,
+    target: Uint32Array,
     flags: number,
     options?: string | undefined | null,
-  ): Uint32Array
+  ): number | Uint32Array
   /** Writes the ids into the caller's array; returns how many. An array that is too short is left as it is. */
   encodeInto(
     text: string | Uint8Array,

@@ -89,8 +89,8 @@ export declare class NativeTokenizer {
   vocabSize(): number
   /** Encodes a text or pair on this thread. Without `options`, `flags` say it all: see `encode_options`. */
   encode(text: string | Uint8Array, pair: string | Uint8Array | undefined, flags: number, options?: string | undefined | null): import('./encoding').EncodedColumns
-  /** The ids alone, which cost less to hand over. */
-  encodeIds(text: string | Uint8Array, pair: string | Uint8Array | undefined, flags: number, options?: string | undefined | null): Uint32Array
+  /** The ids alone: written into `target` if it is long enough, and then how many; otherwise an array of their own. */
+  encodeIds(text: string | Uint8Array, pair: string | Uint8Array | undefined, target: Uint32Array, flags: number, options?: string | undefined | null): number | Uint32Array
   /** Writes the ids into the caller's array; returns how many. An array that is too short is left as it is. */
   encodeInto(text: string | Uint8Array, pair: string | Uint8Array | undefined, target: Uint32Array, flags: number, options?: string | undefined | null): number
   /** Encodes the one text or pair on the pool. */

@@ -10,6 +10,7 @@ mod batch;
 mod bridge;
 mod columns;
 mod cut;
+mod desk;
 mod doctor;
 mod engine;
 mod error;

@@ -129,13 +129,24 @@ pub(crate) fn read_texts(env: Env, texts: &Array<'_>) -> napi::Result<TextArena>
 /// One text, or a pair.
 pub(crate) fn read_pair(env: Env, text: &Unknown<'_>, pair: Option<&Unknown<'_>>) -> napi::Result<TextArena> {
     let mut arena = TextArena::default();
-    let mut reader = Reader { env: env.raw(), arena: &mut arena, units: &mut 0 };
+    read_pair_into(env, text, pair, &mut arena)?;
+    Ok(arena)
+}
+
+/// One text, or a pair, into an empty arena.
+pub(crate) fn read_pair_into(
+    env: Env,
+    text: &Unknown<'_>,
+    pair: Option<&Unknown<'_>>,
+    arena: &mut TextArena,
+) -> napi::Result<()> {
+    let mut reader = Reader { env: env.raw(), arena, units: &mut 0 };
     reader.text(text.raw(), &|| "text".to_owned())?;
     if let Some(pair) = pair {
         reader.text(pair.raw(), &|| "pair".to_owned())?;
         arena.join_last_pair();
     }
-    Ok(arena)
+    Ok(())
 }
 
 /// One string or `Uint8Array`.

@@ -10,7 +10,7 @@ use std::{
 
 use napi::{
     Env,
-    bindgen_prelude::{Array, Object, ObjectFinalize, ToNapiValue, Uint32ArraySlice, Unknown},
+    bindgen_prelude::{Array, Either, Object, ObjectFinalize, ToNapiValue, Uint32ArraySlice, Unknown},
     sys,
 };
 use napi_derive::napi;
@@ -23,6 +23,7 @@ use pillion_tokenize::{
 use crate::{
     columns::Column,
     cut::cut_to_tokens,
+    desk,
     error::{on_pool, to_js},
     load::find_folder,
     options::{bad_json, encode_options, template_options},
@@ -100,19 +101,6 @@ impl NativeTokenizer {
     pub(crate) fn handle(&self) -> Tokenizer {
         self.tokenizer.clone()
     }
-
-    fn encode_here(
-        &self,
-        env: Env,
-        text: &Unknown<'_>,
-        pair: Option<&Unknown<'_>>,
-        flags: u32,
-        options: Option<&str>,
-    ) -> napi::Result<Encoded> {
-        let texts = read_pair(env, text, pair)?;
-        let options = encode_options(flags, options).map_err(to_js)?;
-        encode_one(&self.tokenizer, &texts, &options, None).map_err(to_js)
-    }
 }
 
 #[napi]
@@ -166,20 +154,29 @@ impl NativeTokenizer {
         flags: u32,
         options: Option<String>,
     ) -> napi::Result<Encoded> {
-        self.encode_here(env, &text, pair.as_ref(), flags, options.as_deref())
+        let texts = read_pair(env, &text, pair.as_ref())?;
+        let options = encode_options(flags, options.as_deref()).map_err(to_js)?;
+        encode_one(&self.tokenizer, &texts, &options, None).map_err(to_js)
     }
 
-    /// The ids alone, which cost less to hand over.
-    #[napi(catch_unwind, ts_return_type = "Uint32Array")]
+    /// The ids alone: written into `target` if it is long enough, and then how many; otherwise an array of their own.
+    #[napi(catch_unwind, ts_return_type = "number | Uint32Array")]
     pub fn encode_ids(
         &self,
         env: Env,
         #[napi(ts_arg_type = "string | Uint8Array")] text: Unknown<'_>,
         #[napi(ts_arg_type = "string | Uint8Array | undefined")] pair: Option<Unknown<'_>>,
+        target: Uint32ArraySlice<'_>,
         flags: u32,
         options: Option<String>,
-    ) -> napi::Result<Column<u32>> {
-        Ok(Column(self.encode_here(env, &text, pair.as_ref(), flags, options.as_deref())?.ids))
+    ) -> napi::Result<Either<u32, Column<u32>>> {
+        let options = encode_options(flags, options.as_deref()).map_err(to_js)?;
+        desk::encode(&self.tokenizer, (env, &text, pair.as_ref()), &options, |ids| {
+            Ok(match write_into(target, ids) {
+                Ok(count) => Either::A(count),
+                Err(_) => Either::B(Column(ids.to_vec())),
+            })
+        })
     }
 
     /// Writes the ids into the caller's array; returns how many. An array that is too short is left as it is.
@@ -189,19 +186,17 @@ impl NativeTokenizer {
         env: Env,
         #[napi(ts_arg_type = "string | Uint8Array")] text: Unknown<'_>,
         #[napi(ts_arg_type = "string | Uint8Array | undefined")] pair: Option<Unknown<'_>>,
-        mut target: Uint32ArraySlice<'_>,
+        target: Uint32ArraySlice<'_>,
         flags: u32,
         options: Option<String>,
     ) -> napi::Result<u32> {
-        let ids = self.encode_here(env, &text, pair.as_ref(), flags, options.as_deref())?.ids;
-        // SAFETY: no JS runs between here and the end of the call, so V8 neither moves nor frees the memory.
-        let target = unsafe { target.as_mut() };
-        let Some(target) = target.get_mut(..ids.len()) else {
-            let expected = format!("long enough for the text's {} ids", ids.len());
-            return Err(to_js(Error::invalid("ids", &expected, format_args!("{} entries", target.len()))));
-        };
-        target.copy_from_slice(&ids);
-        Ok(ids.len() as u32)
+        let options = encode_options(flags, options.as_deref()).map_err(to_js)?;
+        desk::encode(&self.tokenizer, (env, &text, pair.as_ref()), &options, |ids| {
+            write_into(target, ids).map_err(|room| {
+                let expected = format!("long enough for the text's {} ids", ids.len());
+                to_js(Error::invalid("ids", &expected, format_args!("{room} entries")))
+            })
+        })
     }
 
     /// Encodes the one text or pair on the pool.
@@ -240,9 +235,7 @@ impl NativeTokenizer {
     /// Counts the tokens of a text on this thread.
     #[napi(catch_unwind)]
     pub fn count(&self, env: Env, #[napi(ts_arg_type = "string | Uint8Array")] text: Unknown<'_>) -> napi::Result<u32> {
-        let text = read_pair(env, &text, None)?;
-        let count = text.get(0).0.to_str().and_then(|text| self.tokenizer.count(&text));
-        count.map(|count| count as u32).map_err(to_js)
+        desk::encode(&self.tokenizer, (env, &text, None), &EncodeOptions::default(), |ids| Ok(ids.len() as u32))
     }
 
     /// Counts the tokens of all texts on the pool.
@@ -445,6 +438,15 @@ impl Encoded {
         word_ids.map(|column| object.set("wordIds", Column(column))).transpose()?;
         Ok(())
     }
+}
+
+/// Writes the ids into an array and gives how many; if it is too short, gives its length and leaves it as it is.
+fn write_into(mut target: Uint32ArraySlice<'_>, ids: &[u32]) -> Result<u32, usize> {
+    let room = target.len();
+    // SAFETY: no JS runs between here and the end of the call, so V8 neither moves nor frees the memory.
+    let target = unsafe { target.as_mut() };
+    target.get_mut(..ids.len()).ok_or(room)?.copy_from_slice(ids);
+    Ok(ids.len() as u32)
 }
 
 fn encode_one(

@@ -82,12 +82,13 @@ impl Tokenizer {
         let maker = self.row_maker(options, control.cancel)?;
         let encode = |range: Range<usize>| {
             let mut rows = Rows::new(options.columns);
+            let mut room = String::new();
             for index in range {
                 let (text, pair) = texts.get(index);
                 let index = part.first + index;
-                let text = text.to_str().map_err(|e| at_index(e, index))?;
+                let text = text.to_str_in(&mut room).map_err(|e| at_index(e, index))?;
                 let pair = pair.map(Text::to_str).transpose().map_err(|e| at_index(e, index))?;
-                maker.push(index as u32, &text, pair.as_deref(), &mut rows)?;
+                maker.push(index as u32, text, pair.as_deref(), &mut rows)?;
             }
             Ok(rows)
         };
@@ -111,12 +112,13 @@ impl Tokenizer {
             |range| {
                 let mut counts = Vec::with_capacity(range.len());
                 let mut rows = Rows::new(options.columns);
+                let mut room = String::new();
                 for index in range {
                     let (text, pair) = texts.get(index);
-                    let text = text.to_str().map_err(|e| at_index(e, index))?;
+                    let text = text.to_str_in(&mut room).map_err(|e| at_index(e, index))?;
                     let pair = pair.map(Text::to_str).transpose().map_err(|e| at_index(e, index))?;
                     rows.clear();
-                    maker.push(0, &text, pair.as_deref(), &mut rows)?;
+                    maker.push(0, text, pair.as_deref(), &mut rows)?;
                     counts.push(rows.ids.len() as u32);
                 }
                 Ok(counts)

@@ -20,11 +20,23 @@ impl<'a> Text<'a> {
     pub fn to_str(self) -> Result<Cow<'a, str>, TokenizeError> {
         match self {
             Self::Utf8(text) => Ok(Cow::Borrowed(text)),
-            Self::Utf8Bytes(bytes) => std::str::from_utf8(bytes).map(Cow::Borrowed).map_err(|e| {
-                let got = format!("an invalid byte at {}", e.valid_up_to());
-                TokenizeError::argument("text", "valid UTF-8", got)
-            }),
+            Self::Utf8Bytes(bytes) => checked(bytes).map(Cow::Borrowed),
             Self::Utf16(units) => Ok(Cow::Owned(utf16_to_string(units))),
+        }
+    }
+
+    /// The text as UTF-8, in `room` where it is not UTF-8 yet: saves making room for each of many texts.
+    pub fn to_str_in<'b>(self, room: &'b mut String) -> Result<&'b str, TokenizeError>
+    where
+        'a: 'b,
+    {
+        match self {
+            Self::Utf16(units) => {
+                utf16_into(units, room);
+                Ok(room)
+            }
+            Self::Utf8(text) => Ok(text),
+            Self::Utf8Bytes(bytes) => checked(bytes),
         }
     }
 
@@ -43,11 +55,27 @@ impl<'a> Text<'a> {
     }
 }
 
+fn checked(bytes: &[u8]) -> Result<&str, TokenizeError> {
+    std::str::from_utf8(bytes).map_err(|e| {
+        let got = format!("an invalid byte at {}", e.valid_up_to());
+        TokenizeError::argument("text", "valid UTF-8", got)
+    })
+}
+
 /// UTF-16 as a string; surrogates that stand alone become U+FFFD.
 pub fn utf16_to_string(units: &[u16]) -> String {
+    let mut text = String::new();
+    utf16_into(units, &mut text);
+    text
+}
+
+/// [`utf16_to_string`] into a string, of which only the memory is kept.
+fn utf16_into(units: &[u16], text: &mut String) {
     /// Blocks of this many units are copied at once where they are ASCII, which the compiler turns into vector code.
     const BLOCK: usize = 32;
-    let mut out = Vec::with_capacity(units.len() + units.len() / 2);
+    let mut out = std::mem::take(text).into_bytes();
+    out.clear();
+    out.reserve(units.len() + units.len() / 2);
     let mut rest = units;
     while !rest.is_empty() {
         while let Some((block, later)) = rest.split_first_chunk::<BLOCK>()
@@ -63,7 +91,7 @@ pub fn utf16_to_string(units: &[u16]) -> String {
         }
         rest = &rest[taken..];
     }
-    String::from_utf8(out).expect("only whole characters are written: this is a bug")
+    *text = String::from_utf8(out).expect("only whole characters are written: this is a bug");
 }
 
 /// Writes the first character; gives how many units it took.
@@ -155,6 +183,16 @@ impl TextArena {
     /// An empty arena with room for `texts` texts of `units` UTF-16 units in all.
     pub fn with_capacity(texts: usize, units: usize) -> Self {
         Self { utf16: Vec::with_capacity(units), utf8: Vec::new(), items: Vec::with_capacity(texts) }
+    }
+
+    /// Forgets all texts; keeps their memory, unless they were long.
+    pub fn clear(&mut self) {
+        const MAX_KEPT: usize = 1 << 20;
+        self.utf16.clear();
+        self.utf16.shrink_to(MAX_KEPT);
+        self.utf8.clear();
+        self.utf8.shrink_to(MAX_KEPT);
+        self.items.clear();
     }
 
     /// Adds a text.
@@ -278,7 +316,10 @@ mod tests {
             0u16..0x80, 0xD800u16..0xE000, any::<u16>(),
         ], 0..40), ascii in 0usize..100) {
             let units = [vec![0x61; ascii], units, vec![0x62; ascii]].concat();
-            prop_assert_eq!(utf16_to_string(&units), String::from_utf16_lossy(&units));
+            let expected = String::from_utf16_lossy(&units);
+            prop_assert_eq!(&utf16_to_string(&units), &expected);
+            let mut room = "what was there before".to_owned();
+            prop_assert_eq!(Text::Utf16(&units).to_str_in(&mut room).unwrap(), expected);
         }
     }
 
@@ -302,6 +343,10 @@ mod tests {
         assert_eq!(read(0), ("héllo".into(), None));
         assert_eq!(read(1), ("a€".into(), Some("\u{fffd}a".into())));
         assert_eq!(read(2), ("hi".into(), Some("second".into())));
+        arena.clear();
+        assert!(arena.is_empty());
+        arena.push(Text::Utf16(&hello));
+        assert_eq!(arena.get(0), (Text::Utf16(&hello), None));
     }
 
     #[test]

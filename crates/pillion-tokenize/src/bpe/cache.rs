@@ -30,8 +30,8 @@ const SHORT_BITS: u64 = u64::MAX >> (64 - COUNT_SHIFT);
 struct Pair([Slot; 2]);
 
 /// Words of up to 15 bytes and four tokens. It grows with use up to 8 MiB: the words of a language mostly fit in, and to look one up that
-/// has left the core's own cache is still far cheaper than to merge it again. A word may stand in either of two pairs, so that few are lost
-/// before most slots are taken: in the first it is found fast, in the second it is looked for only before it would be merged.
+/// has left the core's own cache is still far cheaper than to merge it again. A word may stand in two neighbouring pairs, so that few are
+/// lost before most slots are taken. Neighbours, since the second is then mostly near when the first did not have the word.
 pub(super) struct ShortCache {
     pairs: Table<Pair>,
     inserted: usize,
@@ -80,12 +80,6 @@ impl Pair {
     }
 }
 
-/// The hash that leads to a word's second pair; all bits of the first take part in its high ones.
-#[inline(always)]
-fn second(hash: u64) -> u64 {
-    hash.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
 impl ShortCache {
     pub(super) fn new() -> Self {
         Self { pairs: Table::new(Pair([EMPTY; 2]), FIRST_PAIRS), inserted: 0 }
@@ -100,7 +94,7 @@ impl ShortCache {
     /// The tokens of the word and their number, if it stands in its second pair.
     #[inline]
     pub(super) fn get_second(&self, key: ShortKey, hash: u64) -> Option<Inline> {
-        self.pairs[slot_of(second(hash), self.pairs.len())].get(key)
+        self.pairs[slot_of(hash, self.pairs.len()) ^ 1].get(key)
     }
 
     /// Begins to bring the pair near that [`Self::get`] reads.
@@ -109,13 +103,7 @@ impl ShortCache {
         prefetch(&self.pairs, slot_of(hash, self.pairs.len()));
     }
 
-    /// Begins to bring the pair near that [`Self::get_second`] reads.
-    #[inline(always)]
-    pub(super) fn touch_second(&self, hash: u64) {
-        self.touch(second(hash));
-    }
-
-    /// Keeps the word, which does not stand in its second pair, if it has up to [`MAX_INLINE`] tokens: in its first pair, or in its second one
+    /// Keeps the word if it has up to [`MAX_INLINE`] tokens: in its first pair, or in its second one
     /// if that has room and the first has none, or else in place of the older in the first.
     pub(super) fn insert(&mut self, key: ShortKey, hash: u64, tokens: &[u32], vocab: &Vocab) {
         if tokens.is_empty() || tokens.len() > MAX_INLINE {
@@ -125,7 +113,7 @@ impl ShortCache {
             self.grow(vocab);
         }
         // The same word may have been new twice.
-        if self.get(key, hash).is_some() {
+        if self.has(key, hash) {
             return;
         }
         self.inserted += 1;
@@ -140,8 +128,14 @@ impl ShortCache {
         self.pairs[at].put(slot);
     }
 
+    /// Whether the word stands anywhere.
+    fn has(&self, key: ShortKey, hash: u64) -> bool {
+        self.get(key, hash).is_some() || self.get_second(key, hash).is_some()
+    }
+
     fn places(&self, hash: u64) -> [usize; 2] {
-        [hash, second(hash)].map(|hash| slot_of(hash, self.pairs.len()))
+        let pair = slot_of(hash, self.pairs.len());
+        [pair, pair ^ 1]
     }
 
     /// Makes room; when it is the last time, then with the words that are tokens, as far as these leave half of the room free: it takes
@@ -159,7 +153,7 @@ impl ShortCache {
         }
         for (key, id) in vocab.short_words().take(MAX_PAIRS) {
             let hash = vocab.hash(key);
-            let is_new = self.get(key, hash).or_else(|| self.get_second(key, hash)).is_none();
+            let is_new = !self.has(key, hash);
             if is_new && self.places(hash).into_iter().any(|at| self.pairs[at].has_room()) {
                 self.put(Slot::new(key, [id; MAX_INLINE], 1), hash);
             }

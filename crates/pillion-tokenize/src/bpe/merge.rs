@@ -100,7 +100,7 @@ impl Merges {
     /// Appends the tokens of one word to `out`.
     #[cfg(test)]
     pub(super) fn encode(&self, word: &[u8], room: &mut MergeRoom, out: &mut Vec<u32>) {
-        room.encode(self, std::iter::once(word), |tokens| out.extend_from_slice(tokens));
+        room.encode(self, std::iter::once(word), out, |_| {});
     }
 }
 
@@ -117,18 +117,19 @@ impl Pairs for PairTable {
 pub(super) struct MergeRoom {
     lanes: Lanes,
     long: LongWord,
-    tokens: Vec<u32>,
 }
 
 impl MergeRoom {
-    /// Gives the tokens of each word to `each`, in order. Several words merge at the same time, so that their waits
-    /// for memory overlap.
+    /// Appends the tokens of all words to `out`, and gives each word's end there to `each`, in order. Several words merge at the same
+    /// time, so that their waits for memory overlap.
     pub(super) fn encode<'a>(
         &mut self,
         merges: &Merges,
         mut words: impl Iterator<Item = &'a [u8]>,
-        mut each: impl FnMut(&[u32]),
+        out: &mut Vec<u32>,
+        mut each: impl FnMut(usize),
     ) {
+        let start = out.len();
         loop {
             self.lanes.clear();
             let long = loop {
@@ -141,25 +142,20 @@ impl MergeRoom {
                 }
             };
             if self.lanes.is_empty() && long.is_none() {
-                return;
+                break;
             }
             self.lanes.merge(merges);
-            self.lanes.take(merges, &mut self.tokens, &mut each);
+            self.lanes.take(out, &mut each);
             if let Some(word) = long {
-                self.tokens.clear();
-                self.long.encode(&merges.pairs, merges.ordered, merges.seeds(word), &mut self.tokens);
-                for symbol in &mut self.tokens {
-                    *symbol = merges.token(*symbol);
-                }
-                each(&self.tokens);
-                self.tokens.shrink_to(MAX_KEPT);
+                self.long.encode(&merges.pairs, merges.ordered, merges.seeds(word), out);
+                each(out.len());
             }
+        }
+        for symbol in &mut out[start..] {
+            *symbol = merges.token(*symbol);
         }
     }
 }
-
-/// Tokens to keep room for after a word.
-const MAX_KEPT: usize = 1 << 14;
 
 /// The first symbols of a word: those of characters where these are certain, of bytes elsewhere.
 struct Seeds<'a> {

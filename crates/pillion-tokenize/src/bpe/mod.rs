@@ -23,6 +23,7 @@
 
 mod added;
 mod alphabet;
+mod block;
 mod cache;
 mod encode;
 mod hash;
@@ -36,6 +37,7 @@ mod pending;
 mod refusal;
 mod scan;
 mod simd;
+mod sink;
 mod table;
 #[expect(clippy::unreadable_literal, reason = "a generated table of code points")]
 mod table_data;

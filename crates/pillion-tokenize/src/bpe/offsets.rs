@@ -8,11 +8,12 @@ use super::ByteLevelBpe;
 use super::TextTooLong;
 use super::added::ParseSpecial;
 use super::alphabet;
-use super::encode::{Scratch, Sink};
+use super::encode::Scratch;
 use super::merge::NO_BYTE;
 use super::normalize;
 use super::pattern::with_scanner;
 use super::scan::{Piece, Scanner};
+use super::sink::Sink;
 
 /// The tokens of a text and where they stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -119,7 +119,10 @@ impl Vocab {
     pub(super) fn id_of(&self, bytes: &[u8]) -> Option<u32> {
         let value = match bytes.len() {
             0 => None,
-            1..=MAX_SHORT => self.short.get(ShortKey::new(bytes, 0, bytes.len())),
+            1..=MAX_SHORT => {
+                let key = ShortKey::new(bytes, 0, bytes.len());
+                self.short.get(key, self.hash(key))
+            }
             _ => self.long_value(bytes),
         };
         value.map(|value| value & !WHOLE)
@@ -139,15 +142,15 @@ impl Vocab {
         }
     }
 
-    /// The token for a short word, if the engine gives it for the word.
+    /// The token for a short word, whose hash this is, if the engine gives it for the word.
     #[inline]
-    pub(super) fn whole_short(&self, key: ShortKey) -> Option<u32> {
-        self.short.get(key).filter(|value| value & WHOLE != 0).map(|value| value & !WHOLE)
+    pub(super) fn whole_short(&self, key: ShortKey, hash: u64) -> Option<u32> {
+        self.short.get(key, hash).filter(|value| value & WHOLE != 0).map(|value| value & !WHOLE)
     }
 
     /// The hash of a short word.
     pub(super) fn hash(&self, key: ShortKey) -> u64 {
-        self.short.key.pair(key.low, key.high)
+        self.short.hash(key)
     }
 
     /// The short words for which the engine gives one token.
@@ -159,7 +162,7 @@ impl Vocab {
     /// Begins to bring what [`Self::whole_short`] reads near, given the hash of the word's key.
     #[inline(always)]
     pub(super) fn touch_short(&self, hash: u64) {
-        prefetch(&self.short.slots, slot_of(hash, self.short.slots.len()));
+        prefetch(&self.short.tags, slot_of(hash, self.short.tags.len()));
     }
 
     /// The token for a word that is not short, if the engine gives it for the word, whose hash this is.
@@ -174,45 +177,65 @@ struct ShortSlot {
     value: u32,
 }
 
-/// Short tokens with their bytes in the table itself, so that a look-up touches one place in memory.
+/// Short tokens with their bytes in the table itself. Most words that are looked up are no tokens, which the tags tell, a byte
+/// for each slot: these stay in the core's own cache.
 struct ShortIndex {
     slots: Table<ShortSlot>,
+    tags: Table<u8>,
     key: HashKey,
 }
+
+const NO_TAG: u8 = 0;
 
 impl ShortIndex {
     fn new(tokens: usize, key: HashKey) -> Self {
         let empty = ShortSlot { key: ShortKey { low: 0, high: 0 }, value: 0 };
-        Self { slots: Table::new(empty, tokens + tokens / 2 + 1), key }
+        let len = tokens + tokens / 2 + 1;
+        Self { slots: Table::new(empty, len), tags: Table::new(NO_TAG, len), key }
     }
 
     /// The slot of `key`, or the empty one where it would be: there are more slots than tokens.
     #[inline]
-    fn find(&self, key: ShortKey) -> usize {
-        let mut at = slot_of(self.key.pair(key.low, key.high), self.slots.len());
-        while self.slots[at].key.high != 0 && self.slots[at].key != key {
-            at += 1;
+    fn find(&self, key: ShortKey, hash: u64) -> Result<usize, usize> {
+        let mut at = slot_of(hash, self.slots.len());
+        loop {
+            match self.tags[at] {
+                NO_TAG => return Err(at),
+                tag if tag == Self::tag(hash) && self.slots[at].key == key => return Ok(at),
+                _ => at += 1,
+            }
             if at == self.slots.len() {
                 at = 0;
             }
         }
-        at
+    }
+
+    /// The low bits of a hash, which say little about the slot.
+    #[inline(always)]
+    fn tag(hash: u64) -> u8 {
+        hash as u8 | 1
+    }
+
+    fn hash(&self, key: ShortKey) -> u64 {
+        self.key.pair(key.low, key.high)
     }
 
     #[inline]
-    fn get(&self, key: ShortKey) -> Option<u32> {
-        let slot = self.slots[self.find(key)];
-        (slot.key.high != 0).then_some(slot.value)
+    fn get(&self, key: ShortKey, hash: u64) -> Option<u32> {
+        self.find(key, hash).ok().map(|at| self.slots[at].value)
     }
 
     fn insert(&mut self, key: ShortKey, id: u32) {
-        let at = self.find(key);
+        let hash = self.hash(key);
+        let (Ok(at) | Err(at)) = self.find(key, hash);
         self.slots[at] = ShortSlot { key, value: id };
+        self.tags[at] = Self::tag(hash);
     }
 
     fn set_whole(&mut self, key: ShortKey) {
-        let at = self.find(key);
-        self.slots[at].value |= WHOLE;
+        if let Ok(at) = self.find(key, self.hash(key)) {
+            self.slots[at].value |= WHOLE;
+        }
     }
 }
 
@@ -310,7 +333,10 @@ mod tests {
         let mut vocab = vocab(&[("a", 1), ("ab", 2), ("abcdefghijklmnop", 3), ("abcdefghijklmnoq", 4)]).unwrap();
         vocab.set_whole(2);
         vocab.set_whole(4);
-        let short = |word: &[u8]| vocab.whole_short(ShortKey::new(word, 0, word.len()));
+        let short = |word: &[u8]| {
+            let key = ShortKey::new(word, 0, word.len());
+            vocab.whole_short(key, vocab.hash(key))
+        };
         assert_eq!((short(b"a"), short(b"ab"), short(b"b")), (None, Some(2), None));
         let long = |word: &[u8]| vocab.whole_long(word, vocab.long.key.bytes(word));
         assert_eq!(long(b"abcdefghijklmnop"), None);

@@ -62,6 +62,25 @@ impl ShortKey {
     }
 }
 
+/// A word of a piece.
+#[derive(Clone, Copy)]
+pub(super) struct Word {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    /// Meaningless unless the word is short.
+    pub(super) key: ShortKey,
+    pub(super) hash: u64,
+}
+
+impl Word {
+    /// Whether it has a key.
+    pub(super) fn is_short(&self) -> bool {
+        self.end - self.start <= MAX_SHORT
+    }
+
+    pub(super) const NONE: Self = Self { start: 0, end: 0, key: ShortKey::NONE, hash: 0 };
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

@@ -2,26 +2,29 @@
 
 use std::collections::HashMap;
 
-use super::{Merges, NO_SYMBOL};
-use crate::bpe::table::decode_wide;
+use super::{Merges, NO_SYMBOL, pairs};
 
 /// The symbol of each character of the basic plane, and the bytes beside the character for which that is not certain.
 #[derive(Default)]
 pub(super) struct CharSymbols {
     chars: Vec<CharSymbol>,
-    masks: Vec<ByteMask>,
+    beside: Vec<BytesBeside>,
 }
 
-#[derive(Clone, Copy)]
-struct CharSymbol {
-    symbol: u32,
-    /// Masks of the bytes before and after the character that could interfere.
-    before: u16,
-    after: u16,
-}
+/// A symbol in the low bits, and in the high ones the number of the bytes that could interfere.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct CharSymbol(u32);
 
-const NO_CHAR: CharSymbol = CharSymbol { symbol: NO_SYMBOL, before: 0, after: 0 };
+const NO_CHAR: CharSymbol = CharSymbol(u32::MAX);
+const MAX_BESIDE: usize = 1 << (u32::BITS - pairs::BITS);
 const BASIC: usize = 1 << 16;
+
+/// The bytes before and after a character that could interfere.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct BytesBeside {
+    before: ByteMask,
+    after: ByteMask,
+}
 
 /// A set of bytes.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -29,8 +32,8 @@ struct ByteMask([u64; 4]);
 
 impl ByteMask {
     #[inline(always)]
-    fn has(&self, byte: u8) -> bool {
-        self.0[usize::from(byte >> 6)] >> (byte & 63) & 1 != 0
+    fn has_any(&self, byte: Option<&u8>) -> bool {
+        byte.is_some_and(|&byte| self.0[usize::from(byte >> 6)] >> (byte & 63) & 1 != 0)
     }
 
     fn insert(&mut self, byte: u8) {
@@ -43,15 +46,15 @@ impl CharSymbols {
     /// word may be cut anywhere, also within a character.
     #[inline(always)]
     pub(super) fn at(&self, word: &[u8], at: usize) -> Option<(u32, usize)> {
-        let (code_point, len) = decode_wide(word, at);
-        let CharSymbol { symbol, before, after } = *self.chars.get(code_point as usize)?;
-        let is_char = word.get(at + 1..at + len).is_some_and(|rest| rest.iter().all(|byte| byte & 0xc0 == 0x80));
-        let blocked = |mask: u16, byte: Option<&u8>| byte.is_some_and(|&byte| self.masks[usize::from(mask)].has(byte));
-        let certain = symbol != NO_CHAR.symbol
-            && is_char
-            && !blocked(after, word.get(at + len))
-            && !blocked(before, at.checked_sub(1).and_then(|at| word.get(at)));
-        certain.then_some((symbol, len))
+        let (code_point, len) = decode(word.get(at..)?)?;
+        let found = *self.chars.get(code_point)?;
+        if found == NO_CHAR {
+            return None;
+        }
+        let BytesBeside { before, after } = &self.beside[(found.0 >> pairs::BITS) as usize];
+        let blocked =
+            after.has_any(word.get(at + len)) || before.has_any(at.checked_sub(1).and_then(|at| word.get(at)));
+        (!blocked).then_some((found.0 & pairs::SYMBOL as u32, len))
     }
 
     /// Finds the symbols of all characters. `pairs` are those that merge and what they become; `bytes_of` gives a symbol's bytes.
@@ -66,24 +69,36 @@ impl CharSymbols {
         pairs: &[([u32; 2], u32)],
         bytes_of: impl Fn(u32) -> Option<&'a [u8]>,
     ) -> Self {
-        let beside = Beside::new(pairs, bytes_of);
-        let mut this = Self { chars: vec![NO_CHAR; BASIC], masks: vec![ByteMask::default()] };
-        let mut known = HashMap::from([(ByteMask::default(), 0)]);
+        let merges_beside = Beside::new(pairs, bytes_of);
+        let none = BytesBeside::default();
+        let mut this = Self { chars: vec![NO_CHAR; BASIC], beside: vec![none] };
+        let mut numbers = HashMap::from([(none, 0)]);
         for c in (0x80..BASIC as u32).filter_map(char::from_u32) {
-            let Some((symbol, before, after)) = beside.symbol_of(merges, c) else { continue };
-            let mut number = |mask: ByteMask| {
-                let next = u16::try_from(this.masks.len()).ok();
-                let number = *known.entry(mask).or_insert(next?);
-                if usize::from(number) == this.masks.len() {
-                    this.masks.push(mask);
-                }
-                Some(number)
-            };
-            if let (Some(before), Some(after)) = (number(before), number(after)) {
-                this.chars[c as usize] = CharSymbol { symbol, before, after };
+            let Some((symbol, beside)) = merges_beside.symbol_of(merges, c) else { continue };
+            let number = *numbers.entry(beside).or_insert(this.beside.len());
+            if number == MAX_BESIDE {
+                continue;
             }
+            if number == this.beside.len() {
+                this.beside.push(beside);
+            }
+            this.chars[c as usize] = CharSymbol(symbol | (number as u32) << pairs::BITS);
         }
         this
+    }
+}
+
+/// The character of two or three bytes with which `bytes` begin, and how many these are.
+#[inline(always)]
+fn decode(bytes: &[u8]) -> Option<(usize, usize)> {
+    let more = |byte: u8| usize::from(byte & 0x3f);
+    let is_more = |byte: u8| byte & 0xc0 == 0x80;
+    match *bytes {
+        [first @ 0xe0..0xf0, second, third, ..] if is_more(second) && is_more(third) => {
+            Some((usize::from(first & 0x0f) << 12 | more(second) << 6 | more(third), 3))
+        }
+        [first @ 0xc2..0xe0, second, ..] if is_more(second) => Some((usize::from(first & 0x1f) << 6 | more(second), 2)),
+        _ => None,
     }
 }
 
@@ -117,7 +132,7 @@ impl Beside {
     }
 
     /// The symbol of a character, and the bytes before and after it that could interfere.
-    fn symbol_of(&self, merges: &Merges, c: char) -> Option<(u32, ByteMask, ByteMask)> {
+    fn symbol_of(&self, merges: &Merges, c: char) -> Option<(u32, BytesBeside)> {
         let mut buffer = [0; 4];
         let bytes = c.encode_utf8(&mut buffer).as_bytes();
         if merges.loses_from(bytes) {
@@ -127,7 +142,7 @@ impl Beside {
         for (symbol, &byte) in symbols.iter_mut().zip(bytes) {
             *symbol = u32::from(byte);
         }
-        let (mut before, mut after) = (ByteMask::default(), ByteMask::default());
+        let mut beside = BytesBeside::default();
         let (mut len, mut highest) = (bytes.len(), 0);
         while len > 1 {
             let pairs = (0..len - 1).map(|place| (merges.pairs.get(symbols[place], symbols[place + 1]), place));
@@ -135,18 +150,18 @@ impl Beside {
             if becomes == NO_SYMBOL {
                 return None;
             }
-            self.block(&mut before, &mut after, symbols[0], symbols[len - 1], becomes);
+            self.block(&mut beside, symbols[0], symbols[len - 1], becomes);
             highest = becomes.max(highest);
             symbols[place] = becomes;
             symbols.copy_within(place + 2.., place + 1);
             len -= 1;
         }
-        self.block(&mut before, &mut after, symbols[0], symbols[0], highest);
-        Some((symbols[0], before, after))
+        self.block(&mut beside, symbols[0], symbols[0], highest);
+        Some((symbols[0], beside))
     }
 
     /// Adds the bytes beside `first` and `last` that allow a merge of these which makes `highest` or a lower one.
-    fn block(&self, before: &mut ByteMask, after: &mut ByteMask, first: u32, last: u32, highest: u32) {
+    fn block(&self, BytesBeside { before, after }: &mut BytesBeside, first: u32, last: u32, highest: u32) {
         for (mask, list) in [(before, self.before.get(&first)), (after, self.after.get(&last))] {
             for &(byte, other) in list.into_iter().flatten() {
                 if other <= highest {

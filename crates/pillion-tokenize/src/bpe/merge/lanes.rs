@@ -1,13 +1,16 @@
 //! Merging of several words at a time, one step of each in turn. A step looks up two pairs, which are seldom in the
 //! core's own cache: alone it would wait for them, so the look-ups of all words begin before the first is needed.
 
-use super::pairs::Found;
 use super::{Merges, NO_SYMBOL};
 
 /// Words that merge at a time.
 const LANES: usize = 16;
+/// The places of a lane. The last is before the first, and one behind a word's symbols is after them: they hold [`NONE`].
+const PLACES: usize = 64;
 /// The most symbols of such a word.
-const MAX_SYMBOLS: usize = 64;
+const MAX_SYMBOLS: usize = PLACES - 2;
+/// A symbol that no pair with it merges.
+const NONE: u32 = super::pairs::MAX_SYMBOLS as u32;
 
 #[derive(Default)]
 pub(super) struct Lanes {
@@ -62,12 +65,11 @@ impl Lanes {
         }
     }
 
-    /// Gives the tokens of each word to `each`.
-    pub(super) fn take(&self, merges: &Merges, tokens: &mut Vec<u32>, each: &mut impl FnMut(&[u32])) {
+    /// Appends the symbols of all words to `out`, and gives each word's end there to `each`.
+    pub(super) fn take(&self, out: &mut Vec<u32>, each: &mut impl FnMut(usize)) {
         for lane in &self.lanes[..self.used] {
-            tokens.clear();
-            lane.take(merges, tokens);
-            each(tokens);
+            lane.take(out);
+            each(out.len());
         }
     }
 }
@@ -75,33 +77,34 @@ impl Lanes {
 /// One word. Each step takes the lowest of the keys, which hold what a pair becomes and its place, and joins the symbol
 /// there with the next one.
 struct Lane {
-    symbols: [u32; MAX_SYMBOLS],
-    keys: [i32; MAX_SYMBOLS],
-    next: [u8; MAX_SYMBOLS],
-    previous: [u8; MAX_SYMBOLS],
+    symbols: [u32; PLACES],
+    keys: [i32; PLACES],
+    next: [u8; PLACES],
+    previous: [u8; PLACES],
     len: usize,
-    /// Where each pair is read, before they have their keys.
-    found: [Found; MAX_SYMBOLS],
-    /// The place that was joined last, and where the pairs with the symbols before and after it are read.
+    /// The slots of all pairs, before they have their keys.
+    slots: [u32; PLACES],
+    /// The place that was joined last, and the slots of the pairs with the symbols before and after it.
     joined: usize,
-    before: Found,
-    after: Found,
+    before: u32,
+    after: u32,
     /// Whether all pairs have their keys.
     ranked: bool,
 }
 
-const PLACE_BITS: u32 = MAX_SYMBOLS.trailing_zeros();
-const PLACE: usize = MAX_SYMBOLS - 1;
+const PLACE_BITS: u32 = PLACES.trailing_zeros();
+const PLACE: usize = PLACES - 1;
 const NO_KEY: i32 = i32::MAX;
-const KEYS: usize = 8;
+/// Keys that are always looked at.
+const SHORT: usize = 16;
 /// The place after each, and the place before it.
-const NEXT: [u8; MAX_SYMBOLS] = places(1);
-const PREVIOUS: [u8; MAX_SYMBOLS] = places(u8::MAX);
+const NEXT: [u8; PLACES] = places(1);
+const PREVIOUS: [u8; PLACES] = places(u8::MAX);
 
-const fn places(difference: u8) -> [u8; MAX_SYMBOLS] {
-    let mut places = [0; MAX_SYMBOLS];
+const fn places(difference: u8) -> [u8; PLACES] {
+    let mut places = [0; PLACES];
     let mut place = 0;
-    while place < MAX_SYMBOLS {
+    while place < PLACES {
         places[place] = (place as u8).wrapping_add(difference);
         place += 1;
     }
@@ -111,21 +114,21 @@ const fn places(difference: u8) -> [u8; MAX_SYMBOLS] {
 impl Lane {
     fn new() -> Self {
         Self {
-            symbols: [0; MAX_SYMBOLS],
-            keys: [NO_KEY; MAX_SYMBOLS],
+            symbols: [NONE; PLACES],
+            keys: [NO_KEY; PLACES],
             next: NEXT,
             previous: PREVIOUS,
             len: 0,
-            found: [Found::default(); MAX_SYMBOLS],
+            slots: [0; PLACES],
             joined: 0,
-            before: Found::default(),
-            after: Found::default(),
+            before: 0,
+            after: 0,
             ranked: false,
         }
     }
 
     fn fill(&mut self, merges: &Merges, word: &[u8]) -> bool {
-        self.keys = [NO_KEY; MAX_SYMBOLS];
+        self.keys = [NO_KEY; PLACES];
         self.next = NEXT;
         self.previous = PREVIOUS;
         if word.is_ascii() && !merges.loses_from(word) {
@@ -134,28 +137,39 @@ impl Lane {
         self.len = 0;
         self.ranked = false;
         for symbol in merges.seeds(word) {
-            let Some(room) = self.symbols.get_mut(self.len) else { return false };
-            *room = symbol;
+            if self.len == MAX_SYMBOLS {
+                return false;
+            }
+            self.symbols[self.len & PLACE] = symbol;
             self.len += 1;
         }
-        for (found, pair) in self.found.iter_mut().zip(self.symbols[..self.len].windows(2)) {
-            *found = merges.pairs.touch(pair[0], pair[1]);
+        self.end();
+        for (slot, pair) in self.slots.iter_mut().zip(self.symbols[..self.len].windows(2)) {
+            *slot = merges.pairs.touch(pair[0], pair[1]);
         }
         true
     }
 
     /// Fills the lane with bytes, of which the pairs are in a table of their own.
     fn fill_ascii(&mut self, merges: &Merges, word: &[u8]) -> bool {
+        if word.len() > MAX_SYMBOLS {
+            return false;
+        }
         self.len = word.len();
-        let Some(symbols) = self.symbols.get_mut(..word.len()) else { return false };
-        for (symbol, &byte) in symbols.iter_mut().zip(word) {
+        for (symbol, &byte) in self.symbols.iter_mut().zip(word) {
             *symbol = u32::from(byte);
         }
+        self.end();
         for (place, pair) in word.windows(2).enumerate() {
             self.set(place & PLACE, merges.byte_pairs[usize::from(pair[0]) << 8 | usize::from(pair[1])]);
         }
         self.ranked = true;
         true
+    }
+
+    fn end(&mut self) {
+        self.symbols[self.len & PLACE] = NONE;
+        self.symbols[PLACES - 1] = NONE;
     }
 
     /// Finds what all pairs become, where that is still to do.
@@ -164,7 +178,9 @@ impl Lane {
             return;
         }
         for place in 0..self.len.saturating_sub(1) {
-            self.set(place & PLACE, merges.pairs.read(self.found[place & PLACE]));
+            let place = place & PLACE;
+            let [left, right] = [self.symbols[place], self.symbols[(place + 1) & PLACE]];
+            self.set(place, merges.pairs.read(self.slots[place], left, right));
         }
     }
 
@@ -201,19 +217,17 @@ impl Lane {
     #[inline(always)]
     fn rank_joined(&mut self, merges: &Merges) {
         let place = self.joined & PLACE;
-        if usize::from(self.next[place]) < self.len {
-            self.set(place, merges.pairs.read(self.after));
-        }
-        if place > 0 {
-            let before = usize::from(self.previous[place]) & PLACE;
-            self.set(before, merges.pairs.read(self.before));
-        }
+        // Where there is nothing before or after, a pair with NONE is looked up too: a branch would be foretold wrong too often.
+        let [before, next] = [self.previous[place], self.next[place]].map(|place| usize::from(place) & PLACE);
+        let symbol = self.symbols[place];
+        self.set(place, merges.pairs.read(self.after, symbol, self.symbols[next]));
+        self.set(before, merges.pairs.read(self.before, self.symbols[before], symbol));
     }
 
-    fn take(&self, merges: &Merges, tokens: &mut Vec<u32>) {
+    fn take(&self, out: &mut Vec<u32>) {
         let mut place = 0;
         while place < self.len {
-            tokens.push(merges.token(self.symbols[place & PLACE]));
+            out.push(self.symbols[place & PLACE]);
             place = usize::from(self.next[place & PLACE]);
         }
     }
@@ -221,11 +235,15 @@ impl Lane {
 
 /// The lowest of the first `len` keys; those after it are [`NO_KEY`].
 #[inline(always)]
-fn lowest(keys: &[i32; MAX_SYMBOLS], len: usize) -> i32 {
-    let mut lowest = [NO_KEY; KEYS];
-    for chunk in &keys.as_chunks::<KEYS>().0[..len.div_ceil(KEYS)] {
-        for (lowest, &key) in lowest.iter_mut().zip(chunk) {
-            *lowest = (*lowest).min(key);
+fn lowest(keys: &[i32; PLACES], len: usize) -> i32 {
+    // Most words are short: how many keys they have is not worth a branch.
+    let (short, rest) = keys.split_first_chunk::<SHORT>().unwrap_or((&[NO_KEY; SHORT], &[]));
+    let mut lowest = *short;
+    if len > SHORT {
+        for chunk in &rest.as_chunks::<SHORT>().0[..(len - 1) / SHORT] {
+            for (lowest, &key) in lowest.iter_mut().zip(chunk) {
+                *lowest = (*lowest).min(key);
+            }
         }
     }
     lowest.into_iter().fold(NO_KEY, i32::min)

@@ -8,8 +8,8 @@ use crate::bpe::map::Table;
 use crate::bpe::simd::prefetch;
 
 /// The bits of a symbol: three of them make a slot.
-const BITS: u32 = 21;
-const SYMBOL: u64 = (1 << BITS) - 1;
+pub(super) const BITS: u32 = 21;
+pub(super) const SYMBOL: u64 = (1 << BITS) - 1;
 /// Symbols must be below this.
 pub(super) const MAX_SYMBOLS: usize = SYMBOL as usize;
 /// In place of a symbol, what a pair becomes that does not merge; it is above all symbols.
@@ -81,35 +81,27 @@ impl PairTable {
         slot_of(mixed.wrapping_mul(0xd6e8_feb8_6659_fd93), self.slots.len())
     }
 
-    /// Where the pair would stand, whose memory is brought near without waiting for it.
+    /// The slot in which the pair would stand; its memory is brought near without waiting for it.
     #[inline(always)]
-    pub(super) fn touch(&self, left: u32, right: u32) -> Found {
-        let pair = pair(left, right);
-        let hash = self.hash(pair);
+    pub(super) fn touch(&self, left: u32, right: u32) -> u32 {
+        let hash = self.hash(pair(left, right));
         let slot = self.slot(hash, self.pilots[slot_of(hash, self.pilots.len())]);
         prefetch(&self.slots, slot);
-        Found { pair, slot: slot as u32 }
+        slot as u32
     }
 
-    /// What the pair becomes, or [`NO_SYMBOL`].
+    /// What the pair becomes whose slot this is, or [`NO_SYMBOL`].
     #[inline(always)]
-    pub(super) fn read(&self, found: Found) -> u32 {
-        let slot = self.slots[found.slot as usize];
-        if slot >> BITS == found.pair { (slot & SYMBOL) as u32 } else { NO_SYMBOL }
+    pub(super) fn read(&self, slot: u32, left: u32, right: u32) -> u32 {
+        let slot = self.slots[slot as usize];
+        if slot >> BITS == pair(left, right) { (slot & SYMBOL) as u32 } else { NO_SYMBOL }
     }
 
     /// What the pair becomes, or [`NO_SYMBOL`].
     #[inline(always)]
     pub(super) fn get(&self, left: u32, right: u32) -> u32 {
-        self.read(self.touch(left, right))
+        self.read(self.touch(left, right), left, right)
     }
-}
-
-/// A place to read.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Found {
-    pair: u64,
-    slot: u32,
 }
 
 #[inline(always)]

@@ -56,7 +56,9 @@ impl Model {
         let merges = self.build();
         let mut room = MergeRoom::default();
         let mut together = Vec::new();
-        room.encode(&merges, words.iter().map(Vec::as_slice), |tokens| together.push(tokens.to_vec()));
+        let (mut tokens, mut ends) = (Vec::new(), vec![0]);
+        room.encode(&merges, words.iter().map(Vec::as_slice), &mut tokens, |end| ends.push(end));
+        together.extend(ends.windows(2).map(|ends| tokens[ends[0]..ends[1]].to_vec()));
         assert_eq!(together.len(), words.len());
         for (word, together) in words.iter().zip(together) {
             let expected = self.naive(word);
