@@ -35,7 +35,9 @@ pub(crate) fn encode<R>(
         };
         let Desk { arena, text: room, ids } = &mut *desk;
         arena.clear();
-        room.shrink_to(MAX_KEPT);
+        if room.len() > MAX_KEPT {
+            *room = String::new();
+        }
         ids.shrink_to(MAX_KEPT / size_of::<u32>());
         read_pair_into(env, text, pair, arena)?;
         let (text, pair) = arena.get(0);

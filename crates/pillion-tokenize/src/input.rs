@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use encoding_rs::mem::convert_utf16_to_str;
+
 use crate::error::TokenizeError;
 
 /// One text, wherever its memory is.
@@ -32,8 +34,8 @@ impl<'a> Text<'a> {
     {
         match self {
             Self::Utf16(units) => {
-                utf16_into(units, room);
-                Ok(room)
+                let len = utf16_into(units, room);
+                Ok(&room[..len])
             }
             Self::Utf8(text) => Ok(text),
             Self::Utf8Bytes(bytes) => checked(bytes),
@@ -65,59 +67,21 @@ fn checked(bytes: &[u8]) -> Result<&str, TokenizeError> {
 /// UTF-16 as a string; surrogates that stand alone become U+FFFD.
 pub fn utf16_to_string(units: &[u16]) -> String {
     let mut text = String::new();
-    utf16_into(units, &mut text);
+    let len = utf16_into(units, &mut text);
+    text.truncate(len);
     text
 }
 
-/// [`utf16_to_string`] into a string, of which only the memory is kept.
-fn utf16_into(units: &[u16], text: &mut String) {
-    /// Blocks of this many units are copied at once where they are ASCII, which the compiler turns into vector code.
-    const BLOCK: usize = 32;
-    let mut out = std::mem::take(text).into_bytes();
-    out.clear();
-    out.reserve(units.len() + units.len() / 2);
-    let mut rest = units;
-    while !rest.is_empty() {
-        while let Some((block, later)) = rest.split_first_chunk::<BLOCK>()
-            && block.iter().fold(0, |all, unit| all | unit) < 0x80
-        {
-            out.extend(block.map(|unit| unit as u8));
-            rest = later;
-        }
-        // Up to the next block, character by character; a pair may reach one unit further.
-        let mut taken = 0;
-        while taken < BLOCK.min(rest.len()) {
-            taken += push_char(&rest[taken..], &mut out);
-        }
-        rest = &rest[taken..];
-    }
-    *text = String::from_utf8(out).expect("only whole characters are written: this is a bug");
-}
+/// The most bytes of UTF-8 that a UTF-16 unit becomes.
+const MAX_BYTES: usize = 3;
 
-/// Writes the first character; gives how many units it took.
-fn push_char(units: &[u16], out: &mut Vec<u8>) -> usize {
-    let unit = units[0];
-    match unit {
-        0..0x80 => {
-            out.push(unit as u8);
-            1
-        }
-        0x80..0x800 => {
-            out.extend([0xC0 | (unit >> 6) as u8, 0x80 | (unit & 0x3F) as u8]);
-            1
-        }
-        0xD800..0xDC00 if units.get(1).is_some_and(|low| (0xDC00..0xE000).contains(low)) => {
-            let code = 0x1_0000 + (u32::from(unit - 0xD800) << 10) + u32::from(units[1] - 0xDC00);
-            let part = |shift: u32| 0x80 | (code >> shift & 0x3F) as u8;
-            out.extend([0xF0 | (code >> 18) as u8, part(12), part(6), part(0)]);
-            2
-        }
-        _ => {
-            let unit = if (0xD800..0xE000).contains(&unit) { 0xFFFD } else { unit };
-            out.extend([0xE0 | (unit >> 12) as u8, 0x80 | (unit >> 6 & 0x3F) as u8, 0x80 | (unit & 0x3F) as u8]);
-            1
-        }
+/// Writes UTF-16 as UTF-8 to the beginning of `room`, which it may make longer; gives how many bytes these are.
+fn utf16_into(units: &[u16], room: &mut String) -> usize {
+    let needed = MAX_BYTES * units.len();
+    if room.len() < needed {
+        *room = "\0".repeat(needed);
     }
+    convert_utf16_to_str(units, room)
 }
 
 /// The texts of a batch.

@@ -177,7 +177,8 @@ const NOWHERE: Place = Place { start: 0, tag: 0, len: 0, tokens: 0 };
 #[repr(C, align(64))]
 struct Places([Place; 4]);
 
-/// Longer words, in a ring of bytes: each word, then its tokens. New ones overwrite the oldest.
+/// Longer words, in a ring of bytes: each word, then its tokens. New ones overwrite the oldest. The first are forgotten when there is much
+/// text, so that a little needs little memory.
 pub(super) struct LongCache {
     places: Table<Places>,
     ring: Vec<u8>,
@@ -187,6 +188,9 @@ pub(super) struct LongCache {
 /// The longest word that [`LongCache`] keeps.
 pub(super) const MAX_LONG: usize = 128;
 const PLACES: usize = 1 << 15;
+const FIRST_PLACES: usize = 1 << 9;
+/// When so much is written to the ring, there are all places.
+const MUCH: u64 = 1 << 16;
 const RING: usize = 1 << 22;
 const ID_BYTES: usize = 4;
 
@@ -224,8 +228,9 @@ impl LongCache {
 
     /// Keeps the word, which is of 1 to [`MAX_LONG`] bytes.
     pub(super) fn insert(&mut self, word: &[u8], hash: u64, tokens: &[u32]) {
-        if self.places.is_empty() {
-            self.places = Table::new(Places([NOWHERE; 4]), PLACES);
+        let num_places = if self.written < MUCH { FIRST_PLACES } else { PLACES };
+        if self.places.len() < num_places {
+            self.places = Table::new(Places([NOWHERE; 4]), num_places);
         }
         let size = word.len() + ID_BYTES * tokens.len();
         let mut start = (self.written % RING as u64) as usize;
