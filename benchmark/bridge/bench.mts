@@ -1,6 +1,6 @@
 // What a step costs on each bridge, from Rust and from JS, beside what it would cost without: `src/main.rs` says what is timed.
 //
-//   npm run bench -- bridge [--only step,free,tensor,busy,memory,kill] [--rounds 5] [--calls 3000] [--steps 100000] [--kills 12] [--cpu 0]
+//   npm run build && npm run bench -- bridge [--only step,free,tensor,busy,memory,kill] [--rounds 5] [--calls 3000] [--steps 100000] [--kills 12] [--cpu 0]
 //
 // Everything takes turns in each round. Pinned means that both sides share one processor, where a round trip is what the two sides do;
 // free-running, the way is also that of waking an idle processor, which is a property of the machine.
@@ -109,9 +109,14 @@ async function steps(pin: string[], title: string): Promise<void> {
     // Another begins each round.
     const order = bridges.map((_, i) => bridges[(i + round) % bridges.length]!)
     found.push(...measure(pin, 'steps', { ...options, bridges: order }))
-    const js = [path.join(here, 'js.mts'), addon, JSON.stringify({ ...setup, ...options, bridges: order })]
-    const node = [process.execPath, '--import', 'tsx', ...js]
-    found.push(...lines(pin.length > 0 ? program : node[0]!, pin.length > 0 ? [...pin, ...node] : node.slice(1)))
+    const json = JSON.stringify({ ...setup, ...options, bridges: order })
+    for (const script of [
+      ['js.mts', addon, json],
+      ['predict.mts', json],
+    ]) {
+      const node = [process.execPath, '--import', 'tsx', path.join(here, script[0]!), ...script.slice(1)]
+      found.push(...lines(pin.length > 0 ? program : node[0]!, pin.length > 0 ? [...pin, ...node] : node.slice(1)))
+    }
     for (const who of ['unary', 'json']) found.push(await timePeer(pin, who))
     console.error(`steps, ${title}: round ${round + 1} of ${rounds}`)
   }
@@ -131,7 +136,9 @@ async function steps(pin: string[], title: string): Promise<void> {
       row('gRPC stream, from Rust', 'step', 'grpc', 70),
       row('embedded, from JS', 'step from JS', 'embedded', 15),
       row('shm, from JS', 'step from JS', 'shm', 18),
+      row('shm, from JS, a thread brings the answers', 'step from JS', 'shm, thread'),
       row('gRPC stream, from JS', 'step from JS', 'grpc', 95),
+      ...bridges.map((bridge) => row(`engine.predict(7) in JS, ${bridge}`, 'predict', bridge)),
       row('JSON over a Unix socket, Python to Python', 'peer', 'json'),
       row('plain unary grpcio, Python to Python', 'peer', 'unary'),
     ],

@@ -2,3 +2,4 @@
 
 pub mod drive;
 mod node;
+mod uv;

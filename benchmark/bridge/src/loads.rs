@@ -65,7 +65,7 @@ pub(crate) fn tensors(options: &Options) -> Result<(), Failure> {
         json: "null".to_owned(),
         tensors: tensor.map(|tensor| (None, tensor.clone())).into_iter().collect(),
     };
-    let batch = |tensor| ForwardBatch { forward_id: 1 << 40, items: vec![item(tensor)] };
+    let batch = |tensor| ForwardBatch { forward_id: 1 << 40, items: vec![item(tensor)], request_ids: Vec::new() };
     let (mut full, mut empty) = (batch(Some(&tensor)), batch(None));
     for (bridge, driver) in &mut drivers {
         full.forward_id += 1;
@@ -159,7 +159,7 @@ pub(crate) fn memory(options: &Options) -> Result<(), Failure> {
     let data = vec![7; MIB];
     let tensor = Tensor::new(Dtype::Uint8, vec![MIB as u32], data)?;
     let item = ForwardItem { json: "null".to_owned(), tensors: vec![(None, tensor)] };
-    let mut batch = ForwardBatch { forward_id: 1 << 40, items: vec![item] };
+    let mut batch = ForwardBatch { forward_id: 1 << 40, items: vec![item], request_ids: Vec::new() };
     let own = std::process::id();
     for (bridge, driver) in &mut drivers {
         let mut steps = |calls: usize| -> Result<u64, Failure> {
