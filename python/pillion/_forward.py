@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
+from pillion._native import native
 from pillion._step import HEADER, MAGIC, VERSION, encode_output, read_request_ids
 from pillion.errors import PillionError, StepRecordError
 
@@ -25,6 +26,8 @@ __all__ = [
     "decode_forward",
     "encode_forward_output",
     "failed",
+    "python_decode_forward",
+    "python_encode_forward_output",
     "request_ids",
 ]
 
@@ -63,7 +66,8 @@ _MAX_DIMENSIONS: Final = 32
 _MAX_RECORD: Final = 0x7FFF_FFFF
 # A record that is too long is refused at its end, and not before by a number that does not fit.
 _WORD_MASK: Final = 0xFFFF_FFFF
-_decode: Final = json.JSONDecoder().decode
+_decoder: Final[Any] = json.JSONDecoder()
+_decode: Final = _decoder.decode
 # Without the function of Python's own that a call of the class would go through.
 _new_tensor: Final = tuple.__new__
 
@@ -121,7 +125,7 @@ class Pool(Protocol):
         """What was put since the last answer was sent will not be part of one."""
 
 
-def decode_forward(record: bytes | bytearray | memoryview) -> Forward:
+def python_decode_forward(record: bytes | bytearray | memoryview) -> Forward:
     """Reads a forward, checking every size and text."""
     # In the way of every call: what is wrong is looked for only once something is.
     data = memoryview(record).cast("B")
@@ -164,7 +168,9 @@ def request_ids(record: bytes | bytearray | memoryview, num_items: int) -> tuple
     return read_request_ids(data, HEADER.size + 8 * sections, _NUM_SECTIONS, num_items)
 
 
-def encode_forward_output(forward_id: int, forward_ns: int, results: Iterable[Result] = (), error: str = "") -> bytes:
+def python_encode_forward_output(
+    forward_id: int, forward_ns: int, results: Iterable[Result] = (), error: str = ""
+) -> bytes:
     """Writes an output. `error` is JSON or empty; with one there are no results."""
     items: list[bytes] = []
     texts: list[bytes] = []
@@ -300,3 +306,18 @@ def _text(text: bytes, offset: int, length: int) -> str:
 
 def _bad(what: str) -> StepRecordError:
     return StepRecordError(f"a step record cannot be read: {what}")
+
+
+# As with steps: in native code, where there is some, and what is unusual comes back to the functions above.
+decode_forward: Final[Callable[[bytes | bytearray | memoryview], Forward]] = (
+    python_decode_forward
+    if native is None
+    else native.ForwardReader(Forward, Tensor, _decoder.scan_once, python_decode_forward).decode
+)
+"""Reads a forward, checking every size and text."""
+encode_forward_output: Final[Callable[..., bytes]] = (
+    python_encode_forward_output
+    if native is None
+    else native.ForwardWriter(Placed, _CODES, python_encode_forward_output).encode
+)
+"""As `python_encode_forward_output`."""

@@ -30,7 +30,7 @@ def _find() -> Any:
         except ImportError:
             # Not there, or of another machine, libc or Python.
             return None
-    return module if hasattr(module, "StepReader") else None
+    return module if hasattr(module, "ForwardWriter") else None
 
 
 native: Final[Any] = _find()

@@ -5,6 +5,7 @@
 //! hand, names no libpython, and knows neither Node nor where the interpreter came from.
 
 mod errors;
+mod forward;
 mod handlers;
 mod prelude;
 mod record;
@@ -16,6 +17,8 @@ mod table;
 /// The extension module `pillion_bridge`, which `pillion._native` looks for.
 #[pyo3::pymodule]
 pub(crate) mod pillion_bridge {
+    #[pymodule_export]
+    use crate::forward::{ForwardReader, ForwardWriter};
     #[pymodule_export]
     use crate::record::{StepReader, encode_output};
     #[cfg(target_os = "linux")]

@@ -155,11 +155,11 @@ fn slice<'py>(words: &Bound<'py, PyAny>, from: usize, to: usize) -> PyResult<Bou
 
 /// An object of a class that is derived from `tuple` and adds nothing to it, without the call of the class that would go through a function of
 /// Python's.
-fn tuple_of<'py, const N: usize>(
+pub(crate) fn tuple_of<'py, const N: usize>(
     class: &Bound<'py, PyType>,
     items: [Bound<'py, PyAny>; N],
 ) -> PyResult<Bound<'py, PyAny>> {
-    // SAFETY: attached to the interpreter. `class` is a subclass of `tuple` (`StepReader::new` is given a named tuple by our own package), so that
+    // SAFETY: attached to the interpreter. `class` is a subclass of `tuple` (the readers are given named tuples by our own package), so that
     // so many items are what its objects hold; `PyTuple_SetItem` takes the reference that it is given, whether it succeeds or not.
     unsafe {
         let made = ffi::PyType_GenericAlloc(class.as_type_ptr(), N.cast_signed());
@@ -173,10 +173,10 @@ fn tuple_of<'py, const N: usize>(
     }
 }
 
-fn le32(b: &[u8], at: usize) -> u32 {
+pub(crate) fn le32(b: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
 
-fn le64(b: &[u8], at: usize) -> u64 {
+pub(crate) fn le64(b: &[u8], at: usize) -> u64 {
     u64::from(le32(b, at)) | u64::from(le32(b, at + 4)) << 32
 }

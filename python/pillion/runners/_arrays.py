@@ -77,14 +77,14 @@ def dtype_name(array: NDArray[Any]) -> str:
 def output_tensor(array: NDArray[Any], pool: Pool | None) -> tuple[str, tuple[int, ...], memoryview | Placed]:
     """Dtype, shape, and a view of the bytes, to be copied before the model runs again, or where they were copied to.
     Half precision becomes single, which every receiver knows."""
-    import numpy as np
-
     name = dtype_name(array)
     if name == "float16":
-        name, array = "float32", array.astype(np.float32)
+        name, array = "float32", array.astype("float32")
     placed = None if pool is None else pool.put(array)
     if placed is not None:
         return name, array.shape, placed
+    import numpy as np
+
     # Also big-endian and strided ones.
     flat: Any = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
     return name, array.shape, memoryview(flat.view(np.uint8))
@@ -93,8 +93,9 @@ def output_tensor(array: NDArray[Any], pool: Pool | None) -> tuple[str, tuple[in
 def copy_array(memory: Any, offset: int, array: NDArray[Any]) -> None:
     """Copies an array into writable memory, in C order and little-endian. No view of the memory is left."""
     if array.flags.c_contiguous and array.dtype.isnative:
-        source: Any = array
-        memory[offset : offset + array.nbytes] = memoryview(source).cast("B")
+        # A view takes from its like only; a map takes any bytes.
+        source: Any = memoryview(array).cast("B") if isinstance(memory, memoryview) else array  # type: ignore[arg-type]
+        memory[offset : offset + array.nbytes] = source
         return
     import numpy as np
 

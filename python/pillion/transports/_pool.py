@@ -24,6 +24,7 @@ _HEADER_LEN: Final = 4096
 _ALIGN: Final = 64
 _MIN_LEN: Final = 64 << 10
 _WORD: Final = struct.Struct("<I")
+_pack_word: Final = _WORD.pack_into
 
 
 def _import_ctypes() -> Any:
@@ -79,24 +80,25 @@ class TensorPool:
         start = _HEADER_LEN + offset
         if ctypes is None:
             copied = memoryview(self._inputs[start : start + length])
-            self._free(place)
+            _Lease(self._inputs, place)
             return copied
         buffer = (ctypes.c_ubyte * length).from_buffer(self._inputs, start)
         # Whatever views the tensor keeps the buffer, and that its attributes.
-        buffer.lease = _Lease(self, place)
+        buffer.lease = _Lease(self._inputs, place)
         return memoryview(buffer).cast("B").toreadonly()
 
     def put(self, array: Any) -> Placed | None:
         """Copies a numpy array of a result, if it is large and there is room."""
-        if array.nbytes < _MIN_LEN:
+        length: int = array.nbytes
+        if length < _MIN_LEN:
             return None
-        found = self._room(array.nbytes)
+        found = self._room(length)
         if found is None:
             return None
         index, place, offset = found
         copy_array(self._results, _HEADER_LEN + offset, array)
-        _WORD.pack_into(self._results, _WORD.size * (place - 1), 1)
-        self._taken.insert(index, (place, offset, array.nbytes))
+        _pack_word(self._results, _WORD.size * (place - 1), 1)
+        self._taken.insert(index, (place, offset, length))
         self._unsent.append(place)
         return Placed(place, offset)
 
@@ -117,17 +119,11 @@ class TensorPool:
             with contextlib.suppress(BufferError):
                 mapped.close()
 
-    def _free(self, place: int) -> None:
-        try:
-            _WORD.pack_into(self._inputs, _WORD.size * (place - 1), 0)
-        except ValueError:
-            # Nobody is left to be told once the map is closed. (For each tensor: `suppress` costs more than the rest.)
-            return
-
     def _room(self, length: int) -> tuple[int, int, int] | None:
         """Before which extent there is room, the place and the offset."""
         word = _WORD.unpack_from
-        self._taken = [taken for taken in self._taken if word(self._results, _WORD.size * (taken[0] - 1))[0]]
+        if self._taken:
+            self._taken = [taken for taken in self._taken if word(self._results, _WORD.size * (taken[0] - 1))[0]]
         if not self._taken:
             return (0, 1, 0) if length <= self._shape.bytes else None
         used = {place for place, _, _ in self._taken}
@@ -154,11 +150,15 @@ class TensorPool:
 class _Lease:
     """Gives a place back when it dies."""
 
-    __slots__ = ("_place", "_pool")
+    __slots__ = ("_at", "_inputs")
 
-    def __init__(self, pool: TensorPool, place: int) -> None:
-        self._pool = pool
-        self._place = place
+    def __init__(self, inputs: mmap.mmap, place: int) -> None:
+        self._inputs = inputs
+        self._at = _WORD.size * (place - 1)
 
     def __del__(self) -> None:
-        self._pool._free(self._place)
+        try:
+            _pack_word(self._inputs, self._at, 0)
+        except ValueError:
+            # Nobody is left to be told once the map is closed. (For each tensor: `suppress` costs more than the rest.)
+            return
