@@ -1,6 +1,7 @@
 // What a step costs on each bridge, from Rust and from JS, beside what it would cost without: `src/main.rs` says what is timed.
 //
 //   npm run build && npm run bench -- bridge [--only step,free,tensor,busy,memory,kill] [--rounds 5] [--calls 3000] [--steps 100000] [--kills 12] [--cpu 0]
+//     [--model .models/smollm2]
 //
 // Everything takes turns in each round. Pinned means that both sides share one processor, where a round trip is what the two sides do;
 // free-running, the way is also that of waking an idle processor, which is a property of the machine.
@@ -254,6 +255,7 @@ function kill(): void {
     const tiny = path.join(folder, 'tiny-llama')
     execFileSync(python, [path.join(root, 'scripts/models.py'), 'tiny', '--out', tiny], { stdio: 'ignore' })
     const models = [{ name: 'tiny', model: tiny, rounds: Number(values.kills), tokens: 48, vocabulary: 256 }]
+    if (values.kills === '0') models.pop()
     if (existsSync(values.model)) {
       const name = path.basename(values.model)
       models.push({ name, model: values.model, rounds: 3, tokens: 8, vocabulary: 40_000 })

@@ -23,7 +23,8 @@ pub trait Backend: Send {
     fn start(&mut self, events: BackendEvents) -> Result<()>;
 
     /// Hands over one step. Steps are answered in the order in which they came, each with one [`BackendEvent::StepDone`], unless
-    /// [`BackendEvent::WorkerLost`] comes instead.
+    /// [`BackendEvent::WorkerLost`] comes instead. Refused with [`ErrorCode::WorkerLost`] if the worker has gone and the event that says so is
+    /// on its way.
     fn submit(&mut self, step: &Step) -> Result<()>;
 
     /// Hands over one forward. Answered by one [`BackendEvent::ForwardDone`], in one order with the steps, unless

@@ -370,6 +370,10 @@ impl EngineCore {
             }
         }
         if let Err(error) = self.backend.submit(&step) {
+            if error.code() == ErrorCode::WorkerLost {
+                // Its worker has gone, and we have not heard of it yet: once we do, this step is as lost as one that was sent.
+                return false;
+            }
             for run in scheduler.step_failed(step.step_id) {
                 self.fail(run, error.clone().with_stage(Stage::Forward));
             }

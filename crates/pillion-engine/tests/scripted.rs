@@ -152,6 +152,33 @@ fn a_stream_goes_on_after_a_lost_worker() {
 }
 
 #[test]
+fn what_is_submitted_to_a_worker_that_has_gone_goes_to_the_next() {
+    let (mut bench, mut script) = Bench::scripted(1, Limits::default());
+    script.ready();
+    bench.engine().generate(1, generate("ab").max_tokens(2).build());
+    let step = script.next_step();
+    // In the middle of a stream.
+    script.refuse_steps();
+    script.answer(&step, |_| u32::from(b'x'));
+    script.next_step();
+    script.send(lost());
+    script.ready();
+    let step = script.next_step();
+    assert_eq!(step.prompts, b"abx".map(u32::from));
+    script.answer(&step, |_| u32::from(b'y'));
+    assert_eq!(bench.whole(1).ok().0, "xy");
+    // While nothing runs.
+    script.refuse_steps();
+    bench.engine().generate(2, generate("c").max_tokens(1).build());
+    script.next_step();
+    script.send(lost());
+    script.ready();
+    let step = script.next_step();
+    script.answer(&step, |_| u32::from(b'z'));
+    assert_eq!(bench.whole(2).ok().0, "z");
+}
+
+#[test]
 fn a_request_that_takes_every_worker_down_is_given_up() {
     let (mut bench, mut script) = Bench::scripted(1, Limits::default());
     script.ready();

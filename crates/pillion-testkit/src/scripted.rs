@@ -1,10 +1,16 @@
 //! A backend that does what a test tells it to.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use pillion_core::{
-    Backend, BackendEvent, BackendEvents, Error, Result, WorkerStatus,
+    Backend, BackendEvent, BackendEvents, Error, ErrorCode, Result, WorkerStatus,
     forward::{ForwardBatch, ForwardItem, ForwardOutput},
     step::{ROW_SAMPLE, Step, StepOutput},
 };
@@ -18,6 +24,7 @@ pub struct ScriptedBackend {
     to_test: Sender<Call>,
     events: Option<BackendEvents>,
     max_in_flight: usize,
+    is_gone: Arc<AtomicBool>,
 }
 
 /// What the engine asked for.
@@ -34,13 +41,16 @@ enum Call {
 pub struct Script {
     calls: Receiver<Call>,
     events: Option<BackendEvents>,
+    is_gone: Arc<AtomicBool>,
 }
 
 impl ScriptedBackend {
     /// Both ends.
     pub fn new(max_in_flight: usize) -> (Self, Script) {
         let (to_test, calls) = unbounded();
-        (Self { to_test, events: None, max_in_flight }, Script { calls, events: None })
+        let is_gone = Arc::new(AtomicBool::new(false));
+        let script = Script { calls, events: None, is_gone: Arc::clone(&is_gone) };
+        (Self { to_test, events: None, max_in_flight, is_gone }, script)
     }
 
     fn tell(&self, call: Call) -> Result<()> {
@@ -55,7 +65,11 @@ impl Backend for ScriptedBackend {
     }
 
     fn submit(&mut self, step: &Step) -> Result<()> {
-        self.tell(Call::Submit(step.clone()))
+        self.tell(Call::Submit(step.clone()))?;
+        if self.is_gone.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorCode::WorkerLost, "there is no worker at this moment"));
+        }
+        Ok(())
     }
 
     fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
@@ -92,8 +106,14 @@ impl Script {
         self.events.as_ref().expect("set above").send(event);
     }
 
-    /// Loading ended well, as [`crate::worker_info`] says.
+    /// From now on steps are refused, since their worker has gone: of that the engine hears later.
+    pub fn refuse_steps(&mut self) {
+        self.is_gone.store(true, Ordering::Release);
+    }
+
+    /// Loading ended well, as [`crate::worker_info`] says. Steps are taken.
     pub fn ready(&mut self) {
+        self.is_gone.store(false, Ordering::Release);
         self.send(BackendEvent::Ready(Box::new(crate::worker_info())));
     }
 
