@@ -16,7 +16,7 @@ use std::{
 use common::{Harness, LONG, fake, is_alive, python, signal, step, wait_until};
 use pillion_backend_worker::{Attach, RestartOptions, Transport, WorkerOptions};
 use pillion_core::{
-    Backend, BackendEvent, ErrorCode,
+    Backend, BackendEvent, ErrorCode, ModelSource,
     step::{NewSequence, Step},
 };
 use rustix::process::Signal;
@@ -119,6 +119,21 @@ fn a_second_engine_is_refused_and_the_first_goes_on() {
     second.backend_closed();
     first.round_trip(1);
     leave(first, standing.child.id());
+}
+
+#[test]
+fn a_worker_that_has_loaded_another_class_is_refused_and_stays() {
+    let standing = Standing::start("{}");
+    let mut o = standing.options();
+    o.load.model = ModelSource::Class { spec: "path/to/file.py:Other".to_owned(), options: serde_json::Value::Null };
+    let mut h = Harness::start(o);
+    let error = h.expect_load_failed();
+    assert_eq!((error.code(), error.param()), (ErrorCode::InvalidArgument, Some("workers")), "{error}");
+    assert!(error.message().contains("model is fake, not Other"), "{error}");
+    leave(h, standing.child.id());
+    let mut h = Harness::ready(standing.options());
+    h.round_trip(1);
+    leave(h, standing.child.id());
 }
 
 #[test]

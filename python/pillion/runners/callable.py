@@ -41,6 +41,8 @@ class CallableRunner:
         self.pool: Pool | None = None
         self._config = config
         self._name = cls.__name__
+        # What it is asked for by, which another name for the class may be.
+        self._known_as = source.spec.rpartition(":")[2].rpartition(".")[2]
         self._model: Any = cls()
         self._forward: Any = getattr(self._model, "forward", None)
         if not callable(self._forward):
@@ -69,7 +71,7 @@ class CallableRunner:
     def info(self) -> dict[str, Any]:
         """The fields of `pillion_core::ModelInfo`. It has neither tokens nor a cache."""
         return {
-            "name": self._name,
+            "name": self._known_as,
             "tasks": list(self.tasks),
             "device": self._config.device,
             "dtype": self._config.dtype,

@@ -3,7 +3,7 @@
 //! Everything happens on the supervisor's thread. What is lost here is the connection; a new one is to the same worker, or to another in its
 //! place, and begins with every slot free.
 
-use std::{os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
+use std::{borrow::Cow, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
 
 use pillion_core::{BackendEvent, BackendEvents, Error, ErrorCode, LoadConfig, ModelSource, Result, WorkerInfo};
 use rustix::process::{Pid, PidfdFlags};
@@ -31,6 +31,8 @@ use crate::{
 
 /// The step of an engine that has gone may still run in the worker.
 const CLEAR: Duration = Duration::from_secs(60);
+/// A worker that was started for nothing is asked to end, and may take so long.
+const END: Duration = Duration::from_secs(5);
 /// Between two looks whether a worker that is starting listens already.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -100,8 +102,8 @@ impl Attached<'_, '_> {
                 let process = detached::start(options, socket)?;
                 let reached = self.reach_started(&process).await;
                 if reached.is_err() {
-                    // Nobody knows of it but us.
-                    process.terminate();
+                    // Nobody knows of it but us; and whoever tries again must not meet its socket.
+                    process.end(END).await;
                 }
                 reached
             }
@@ -244,11 +246,13 @@ fn same_model(wanted: &LoadConfig, info: &WorkerInfo) -> Result<()> {
             .with_param("workers")
             .with_remedy(format!("start a worker with {wanted}, or leave it as the worker has it")))
     };
-    if let ModelSource::Pretrained { path, .. } = &wanted.model {
-        let name = Path::new(path).file_name().unwrap_or_default().to_string_lossy();
-        if name != info.model.name {
-            return refused("model", &name, &info.model.name);
-        }
+    // As the runners name what they have loaded: by its folder, or as the class is called.
+    let name = match &wanted.model {
+        ModelSource::Pretrained { path, .. } => Path::new(path).file_name().unwrap_or_default().to_string_lossy(),
+        ModelSource::Class { spec, .. } => Cow::Borrowed(spec.rsplit([':', '.']).next().unwrap_or_default()),
+    };
+    if name != info.model.name {
+        return refused("model", &name, &info.model.name);
     }
     match (&wanted.dtype, &info.model.dtype) {
         (Some(wanted), Some(got)) if wanted != got => refused("dtype", wanted, got),
@@ -305,13 +309,18 @@ mod tests {
 
     #[test]
     fn another_model_or_dtype_is_refused() {
-        let wanted = |path: &str, dtype: Option<&str>| LoadConfig {
-            model: ModelSource::Pretrained { path: path.to_owned(), trust_remote_code: false },
+        let load = |model, dtype: Option<&str>| LoadConfig {
+            model,
             device: None,
             dtype: dtype.map(str::to_owned),
             num_threads: 1,
             limits: LoadLimits { max_context: None, max_batch_tokens: 1, max_running: 1, kv_cache_bytes: None },
         };
+        let wanted = |path: &str, dtype| {
+            load(ModelSource::Pretrained { path: path.to_owned(), trust_remote_code: false }, dtype)
+        };
+        let class =
+            |spec: &str| load(ModelSource::Class { spec: spec.to_owned(), options: serde_json::Value::Null }, None);
         let model = ModelInfo {
             name: "m".to_owned(),
             tasks: Vec::new(),
@@ -329,9 +338,15 @@ mod tests {
         let info = WorkerInfo { version: String::new(), step_version: 1, pid: 1, python: None, model };
         assert!(same_model(&wanted("/a/m", None), &info).is_ok());
         assert!(same_model(&wanted("/b/m", Some("float32")), &info).is_ok());
-        for (wanted, part) in
-            [(wanted("/a/n", None), "model is m, not n"), (wanted("/a/m", Some("bfloat16")), "dtype is float32")]
-        {
+        for spec in ["a/file.py:m", "module:Outer.m"] {
+            assert!(same_model(&class(spec), &info).is_ok(), "{spec}");
+        }
+        for (wanted, part) in [
+            (wanted("/a/n", None), "model is m, not n"),
+            (wanted("/a/m", Some("bfloat16")), "dtype is float32"),
+            (class("a/m.py:Other"), "model is m, not Other"),
+            (class("m:n"), "model is m, not n"),
+        ] {
             let error = same_model(&wanted, &info).unwrap_err();
             assert!(error.code() == ErrorCode::InvalidArgument && error.message().contains(part), "{error}");
         }

@@ -6,11 +6,14 @@ use std::{
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
 use pillion_core::{Error, ErrorCode, Result, WorkerExit};
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, PidfdFlags, Signal};
+use tokio::time::timeout;
 
+use super::ready::watch;
 use crate::options::WorkerOptions;
 
 /// Read first by the interpreter. The process leaves its session and prints its id; what it prints later goes to a file.
@@ -61,9 +64,15 @@ impl Process {
         rustix::process::test_kill_process(self.pid).is_ok()
     }
 
-    /// Asks it to end.
-    pub(super) fn terminate(&self) {
-        let _ = rustix::process::kill_process(self.pid, Signal::TERM);
+    /// Asks it to end, and ends it if it has not within that time.
+    pub(super) async fn end(&self, wait: Duration) {
+        // A process that cannot be opened has ended.
+        let Ok(process) = rustix::process::pidfd_open(self.pid, PidfdFlags::NONBLOCK).map(watch) else { return };
+        let Ok(process) = process else { return };
+        let _ = rustix::process::pidfd_send_signal(process.get_ref(), Signal::TERM);
+        if timeout(wait, process.readable()).await.is_err() {
+            let _ = rustix::process::pidfd_send_signal(process.get_ref(), Signal::KILL);
+        }
     }
 
     /// Why it cannot be attached to, with the last of what it wrote.

@@ -35,7 +35,7 @@ pub(crate) fn options(entry: &str, model_options: Value) -> WorkerOptions {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
     let python_path = vec![crate_dir.join("../../python"), crate_dir.join("tests/fixtures")];
     let load = LoadConfig {
-        model: ModelSource::Class { spec: "fake:Fake".to_owned(), options: model_options },
+        model: ModelSource::Class { spec: "fake:fake".to_owned(), options: model_options },
         device: None,
         dtype: None,
         num_threads: 1,
