@@ -22,7 +22,7 @@ from pillion import _step
 from pillion._listen import socket_path
 from pillion.errors import PackageMissingError, PillionError, StepRecordError
 from pillion.transports import _messages
-from pillion.transports._grpc import ERROR_KEY, GrpcServer, negotiate
+from pillion.transports._grpc import ERROR_KEY, GrpcServer
 from pillion.transports._grpc_stream import OwnStream
 from records import StepRecord, decode_output, sequence
 
@@ -396,13 +396,27 @@ def test_a_call_without_a_deadline_is_answered(start: Callable[..., Engine]) -> 
     assert engine.call("Decode", MESSAGES["Step"](step_id=5, rows=bytes(16)), "StepOutput", timeout=None).step_id == 5
 
 
-def test_the_version_before_ones_own_is_spoken_too() -> None:
-    assert negotiate(1, 2, ours=(2, 3)) == 2
-    assert negotiate(2, 3, ours=(1, 2)) == 2
-    for oldest, newest, ours in ((1, 1, (2, 3)), (3, 4, (1, 2))):
-        with pytest.raises(PillionError, match="versions") as caught:
-            negotiate(oldest, newest, ours=ours)
-        assert caught.value.code == "version_mismatch"
+@pytest.mark.parametrize(
+    ("ours", "theirs", "agreed"),
+    [((2, 3), (1, 2), 2), ((1, 2), (2, 3), 2), ((1, 2), (1, 2), 2), ((2, 3), (1, 1), None), ((1, 2), (3, 4), None)],
+)
+def test_the_version_before_ones_own_is_spoken_too(
+    path: str, ours: tuple[int, int], theirs: tuple[int, int], agreed: int | None
+) -> None:
+    server = GrpcServer(path, 1 << 20, protocols=ours)
+    engine = Engine(path)
+    try:
+        ask = MESSAGES["InfoRequest"](oldest_protocol=theirs[0], newest_protocol=theirs[1])
+        if agreed is not None:
+            assert engine.call("Info", ask, "InfoReply").protocol == agreed
+            return
+        error = engine.refused("Info", ask, "InfoReply")
+        assert (error["code"], "update the older" in error["remedy"]) == ("version_mismatch", True)
+        assert f"versions {theirs[0]} to {theirs[1]}" in error["message"]
+        assert f"this worker {ours[0]} to {ours[1]}" in error["message"]
+    finally:
+        engine.channel.close()
+        server.close()
 
 
 def test_addresses_and_paths_that_cannot_be(path: str, tmp_path: Path) -> None:

@@ -30,11 +30,6 @@ mod proto {
     include!("grpc/worker.v1.rs");
 }
 
-/// The version of `pillion.worker.v1` that this side speaks.
-pub(crate) const PROTOCOL: u32 = 1;
-/// The version before one's own is spoken too: the two sides are updated apart.
-pub(crate) const OLDEST_PROTOCOL: u32 = if PROTOCOL > 1 { PROTOCOL - 1 } else { 1 };
-
 /// One thread's worth of tokio.
 fn runtime() -> Result<Runtime> {
     Builder::new_current_thread().enable_all().build().map_err(|e| {

@@ -1,6 +1,7 @@
 //! The engine's way to one worker process, and the thread that brings its answers back.
 
 use std::{
+    ops::RangeInclusive,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -47,7 +48,8 @@ pub(crate) struct Channel {
 #[derive(Debug)]
 pub(crate) enum Carrier {
     Shm(Box<Rings>),
-    Grpc(SocketFolder),
+    /// Where the worker listens, and the versions that may be agreed on.
+    Grpc(SocketFolder, RangeInclusive<u32>),
 }
 
 /// Rings and doorbells.
@@ -134,7 +136,7 @@ impl Channel {
     pub(crate) fn new(options: &WorkerOptions, events: &BackendEvents) -> Result<Self> {
         let carrier = match options.transport {
             Transport::Shm => Carrier::Shm(Box::new(Rings::new(options, events)?)),
-            Transport::Grpc => Carrier::Grpc(SocketFolder::new()?),
+            Transport::Grpc => Carrier::Grpc(SocketFolder::new()?, options.protocols.clone()),
         };
         Ok(Self { life: Life::new()?, carrier })
     }
@@ -143,7 +145,7 @@ impl Channel {
     pub(crate) fn step_bell(&self) -> Result<Option<Doorbell>> {
         match &self.carrier {
             Carrier::Shm(rings) => rings.step_bell.try_clone().map(Some),
-            Carrier::Grpc(_) => Ok(None),
+            Carrier::Grpc(..) => Ok(None),
         }
     }
 
@@ -161,8 +163,8 @@ impl Channel {
         let watch = self.life.watch(move || to_mailbox.ending())?;
         let (way, reader) = match self.carrier {
             Carrier::Shm(rings) => rings.open(arrivals, Arc::clone(mailbox), place)?,
-            Carrier::Grpc(folder) => {
-                let target = Target { path: folder.socket(), pid, max_record_bytes };
+            Carrier::Grpc(folder, protocols) => {
+                let target = Target { path: folder.socket(), pid, max_record_bytes, protocols };
                 let (sender, stream) = StepStream::open(target, arrivals, Arc::clone(mailbox))?;
                 // Connected, neither side needs the path, and what is not there cannot be left behind.
                 drop(folder);

@@ -1,11 +1,16 @@
 //! What a [`crate::WorkerBackend`] is told.
 
-use std::{path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use pillion_core::LoadConfig;
 
 /// The module whose `main()` is the worker.
 const ENTRY: &str = "pillion._serve";
+
+/// The version of `pillion.worker.v1` that this side speaks.
+const PROTOCOL: u32 = 1;
+/// The version before one's own is spoken too: the two sides are updated apart.
+const OLDEST_PROTOCOL: u32 = if PROTOCOL > 1 { PROTOCOL - 1 } else { 1 };
 
 /// What [`crate::WorkerBackend::new`] needs.
 #[derive(Clone, Debug)]
@@ -30,6 +35,9 @@ pub struct WorkerOptions {
     pub max_record_bytes: usize,
     /// Bytes of large tensors, each way, that lie beside the records; 0 for none. Memory is taken only as it is used.
     pub max_pool_bytes: usize,
+    /// The versions of the gRPC protocol that are spoken. Others are for tests of an update.
+    #[doc(hidden)]
+    pub protocols: RangeInclusive<u32>,
 }
 
 impl WorkerOptions {
@@ -46,6 +54,7 @@ impl WorkerOptions {
             env: Vec::new(),
             max_record_bytes: 16 << 20,
             max_pool_bytes: 64 << 20,
+            protocols: OLDEST_PROTOCOL..=PROTOCOL,
         }
     }
 }

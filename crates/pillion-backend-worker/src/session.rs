@@ -423,7 +423,7 @@ impl<'a> Session<'a> {
         let channel = Channel::new(options, self.context.events)?;
         let (shape, pool, listen) = match &channel.carrier {
             Carrier::Shm(rings) => (Some(rings.shape), rings.pools.as_ref().map(|pools| pools.shape), None),
-            Carrier::Grpc(folder) => {
+            Carrier::Grpc(folder, _) => {
                 let path = folder.socket().to_string_lossy().into_owned();
                 (None, None, Some(Listen { path, max_record_bytes: options.max_record_bytes as u64 }))
             }

@@ -137,6 +137,26 @@ fn a_worker_that_has_loaded_another_class_is_refused_and_stays() {
 }
 
 #[test]
+fn the_protocol_version_before_ones_own_is_spoken_and_no_other() {
+    // What the worker speaks, and the engine.
+    for (worker, engine) in [("[1, 2]", 1..=1), ("[1, 1]", 1..=2), ("[2, 3]", 1..=2), ("[1, 2]", 2..=3)] {
+        let standing = Standing::start(&format!(r#"{{"protocols": {worker}}}"#));
+        let mut h = Harness::ready(WorkerOptions { protocols: engine, ..standing.options() });
+        h.round_trip(1);
+        leave(h, standing.child.id());
+    }
+    for (worker, engine) in [("[2, 3]", 1..=1), ("[1, 1]", 2..=3)] {
+        let standing = Standing::start(&format!(r#"{{"protocols": {worker}}}"#));
+        let mut h = Harness::start(WorkerOptions { protocols: engine.clone(), ..standing.options() });
+        let error = h.expect_load_failed();
+        assert_eq!(error.code(), ErrorCode::VersionMismatch, "{error}");
+        let said = format!("speaks versions {} to {} of the worker protocol", engine.start(), engine.end());
+        assert!(error.message().contains(&said) && error.remedy().unwrap().contains("update"), "{error}");
+        leave(h, standing.child.id());
+    }
+}
+
+#[test]
 fn errors_and_abort_are_as_with_a_worker_of_ones_own() {
     let standing = Standing::start("{}");
     let mut h = Harness::ready(standing.options());

@@ -27,7 +27,7 @@ from pillion.transports._grpc_stream import OwnStream, StreamCall
 from pillion.transports._grpcio import DecodeError, grpc
 from pillion.transports._messages import MESSAGES, frame, framed_record, record_of_step, step_output_of_record
 
-__all__ = ["OLDEST_PROTOCOL", "PROTOCOL", "GrpcServer", "Served", "negotiate"]
+__all__ = ["OLDEST_PROTOCOL", "PROTOCOL", "GrpcServer", "Served"]
 
 PROTOCOL: Final = 1
 """The version of `pillion.worker.v1` that this side speaks."""
@@ -73,8 +73,17 @@ class Served(Protocol):
 class GrpcServer:
     """The service, from before the model is loaded until it is closed."""
 
-    def __init__(self, path: str, max_record_bytes: int, *, ends_with_stream: bool = False) -> None:
-        """Listens on `path`. `ends_with_stream` is for a worker that belongs to one engine."""
+    def __init__(
+        self,
+        path: str,
+        max_record_bytes: int,
+        *,
+        ends_with_stream: bool = False,
+        protocols: tuple[int, int] = (OLDEST_PROTOCOL, PROTOCOL),
+    ) -> None:
+        """Listens on `path`. `ends_with_stream` is for a worker that belongs to one engine; `protocols`, for tests of
+        an update, the oldest and the newest version that it speaks."""
+        self._protocols = protocols
         self._path = _free(path)
         self._max_bytes = max_record_bytes
         self._ends_with_stream = ends_with_stream
@@ -172,7 +181,7 @@ class GrpcServer:
         )
 
     def _info(self, request: Any, context: Any) -> Any:
-        protocol = negotiate(request.oldest_protocol, request.newest_protocol)
+        protocol = _negotiate(request.oldest_protocol, request.newest_protocol, self._protocols)
         if request.wait_until_loaded:
             self._loaded.wait(_time_left(context))
         if self._failure is not None:
@@ -417,7 +426,7 @@ class _MainThread(futures.ThreadPoolExecutor):
         self._jobs.put(None)
 
 
-def negotiate(oldest: int, newest: int, ours: tuple[int, int] = (OLDEST_PROTOCOL, PROTOCOL)) -> int:
+def _negotiate(oldest: int, newest: int, ours: tuple[int, int]) -> int:
     """The newest protocol version that both sides speak."""
     version = min(newest, ours[1])
     if version < max(oldest, ours[0]):

@@ -96,7 +96,7 @@ impl Attached<'_, '_> {
 
     async fn reach(&self) -> Result<Reached> {
         let (options, socket) = (self.context.options, &self.place.socket);
-        match Client::connect(socket, options.max_record_bytes).await {
+        match self.connect().await {
             Ok(client) => self.greet(client).await.map_err(Failure::into_error),
             Err(Failure::Gone(_)) if self.place.start => {
                 let process = detached::start(options, socket)?;
@@ -112,6 +112,11 @@ impl Attached<'_, '_> {
                 Err(failure.into_error().with_param("workers").with_remedy(format!("start one: {command}")))
             }
         }
+    }
+
+    async fn connect(&self) -> Result<Client, Failure> {
+        let options = self.context.options;
+        Client::connect(&self.place.socket, options.max_record_bytes, options.protocols.clone()).await
     }
 
     async fn reach_started(&self, process: &detached::Process) -> Result<Reached> {
@@ -146,7 +151,7 @@ impl Attached<'_, '_> {
     /// Until the worker that was started can be connected to.
     async fn listening(&self, process: &detached::Process) -> Result<Client> {
         loop {
-            match Client::connect(&self.place.socket, self.context.options.max_record_bytes).await {
+            match self.connect().await {
                 Ok(client) => return Ok(client),
                 Err(Failure::Said(error)) => return Err(error),
                 Err(Failure::Gone(_)) if process.is_alive() => sleep(LOOK).await,

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    ops::RangeInclusive,
     path::Path,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -17,7 +18,7 @@ use tonic::{
 };
 
 use super::{
-    OLDEST_PROTOCOL, PROTOCOL, folder,
+    folder,
     proto::{self, worker_client::WorkerClient},
 };
 
@@ -34,6 +35,8 @@ const SLACK: usize = 64 << 10;
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     inner: WorkerClient<Channel>,
+    /// The versions that this side speaks.
+    protocols: RangeInclusive<u32>,
     /// The process at the other end, if the system says.
     pub(super) pid: Option<u32>,
 }
@@ -57,7 +60,11 @@ impl Failure {
 
 impl Client {
     /// Connects to the socket, and refuses a process of another user.
-    pub(super) async fn connect(path: &Path, max_record_bytes: usize) -> Result<Self, Failure> {
+    pub(super) async fn connect(
+        path: &Path,
+        max_record_bytes: usize,
+        protocols: RangeInclusive<u32>,
+    ) -> Result<Self, Failure> {
         folder::check_length(path).map_err(Failure::Said)?;
         let gone = |e: &dyn std::fmt::Display| Failure::Gone(nobody(path, e));
         let stream = within(CALL, UnixStream::connect(path)).await.map_err(|e| gone(&e))?.map_err(|e| gone(&e))?;
@@ -87,18 +94,18 @@ impl Client {
         let limit = max_record_bytes.saturating_add(SLACK);
         let inner = WorkerClient::new(channel).max_decoding_message_size(limit).max_encoding_message_size(limit);
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid != 0);
-        Ok(Self { inner, pid })
+        Ok(Self { inner, protocols, pid })
     }
 
     /// Agrees on a version; with `wait`, gives what was loaded, once it is.
     pub(super) async fn info(&self, wait: Option<Duration>) -> Result<(proto::InfoReply, Option<WorkerInfo>), Failure> {
         let request = proto::InfoRequest {
-            oldest_protocol: OLDEST_PROTOCOL,
-            newest_protocol: PROTOCOL,
+            oldest_protocol: *self.protocols.start(),
+            newest_protocol: *self.protocols.end(),
             wait_until_loaded: wait.is_some(),
         };
         let reply = self.call(wait.unwrap_or(CALL), async |mut c, r| c.info(r).await, request).await?;
-        check_protocol(reply.protocol).map_err(Failure::Said)?;
+        check_protocol(reply.protocol, &self.protocols).map_err(Failure::Said)?;
         if reply.worker.is_empty() {
             return Ok((reply, None));
         }
@@ -170,14 +177,16 @@ pub(super) fn failure(status: &Status) -> Failure {
     }
 }
 
-fn check_protocol(version: u32) -> Result<()> {
-    if (OLDEST_PROTOCOL..=PROTOCOL).contains(&version) {
+fn check_protocol(version: u32, ours: &RangeInclusive<u32>) -> Result<()> {
+    if ours.contains(&version) {
         return Ok(());
     }
     Err(Error::new(
         ErrorCode::VersionMismatch,
         format!(
-            "the worker speaks version {version} of the worker protocol, this side {OLDEST_PROTOCOL} to {PROTOCOL}"
+            "the worker speaks version {version} of the worker protocol, this side {} to {}",
+            ours.start(),
+            ours.end()
         ),
     )
     .with_remedy("update the older of the two; each speaks the version before its own too"))

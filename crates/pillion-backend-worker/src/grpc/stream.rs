@@ -1,6 +1,7 @@
 //! The `Steps` stream to a worker that is our child, on a thread of its own.
 
 use std::{
+    ops::RangeInclusive,
     path::PathBuf,
     sync::{Arc, mpsc::sync_channel},
     thread::{self, JoinHandle},
@@ -24,6 +25,7 @@ pub(crate) struct Target {
     /// The process that said hello.
     pub(crate) pid: u32,
     pub(crate) max_record_bytes: usize,
+    pub(crate) protocols: RangeInclusive<u32>,
 }
 
 /// The engine's end of the stream. The stream's other end sees its drop as the end of the steps.
@@ -143,7 +145,7 @@ async fn open(
     target: &Target,
     requests: UnboundedReceiverStream<proto::StepsRequest>,
 ) -> Result<(proto::InfoReply, Streaming<proto::StepsReply>), Failure> {
-    let client = Client::connect(&target.path, target.max_record_bytes).await?;
+    let client = Client::connect(&target.path, target.max_record_bytes, target.protocols.clone()).await?;
     if let Some(pid) = client.pid.filter(|pid| *pid != target.pid) {
         let message = format!("process {pid} listens in the place of the worker, process {}", target.pid);
         return Err(Failure::Said(Error::new(ErrorCode::BridgeUnavailable, message)));
