@@ -8,7 +8,8 @@ use pillion_core::{
 
 use crate::options::WorkerOptions;
 
-/// Refuses to start: this system has no memory files and no parent-death signal.
+/// Refuses to start, over shared memory and over gRPC: this system has no memory files, no eventfd and no parent-death signal, with which a
+/// worker is reached, heard and tied to this process.
 #[derive(Debug)]
 pub struct WorkerBackend {
     events: Option<BackendEvents>,
@@ -24,16 +25,15 @@ impl WorkerBackend {
 impl Backend for WorkerBackend {
     fn start(&mut self, events: BackendEvents) -> Result<()> {
         self.events = Some(events);
-        Err(Error::new(ErrorCode::BridgeUnavailable, "worker processes run on Linux only")
-            .with_remedy("use the embedded bridge"))
+        Err(refused())
     }
 
     fn submit(&mut self, _: &Step) -> Result<()> {
-        Err(Error::new(ErrorCode::BridgeUnavailable, "worker processes run on Linux only"))
+        Err(refused())
     }
 
     fn submit_forward(&mut self, _: &ForwardBatch) -> Result<()> {
-        Err(Error::new(ErrorCode::BridgeUnavailable, "the shm bridge runs on Linux only"))
+        Err(refused())
     }
 
     fn max_in_flight(&self) -> usize {
@@ -51,4 +51,9 @@ impl Backend for WorkerBackend {
     fn workers(&self) -> Vec<WorkerStatus> {
         Vec::new()
     }
+}
+
+fn refused() -> Error {
+    let remedy = if cfg!(unix) { "use the embedded bridge" } else { "use Linux; on Windows it runs in WSL 2" };
+    Error::new(ErrorCode::BridgeUnavailable, "the bridges shm and grpc run on Linux only").with_remedy(remedy)
 }
