@@ -41,8 +41,6 @@ pub(super) struct Merges {
     /// What each pair of bytes becomes.
     byte_pairs: Vec<u32>,
     chars: CharSymbols,
-    /// No merge ranks before one that makes its left or right part.
-    ordered: bool,
 }
 
 impl Merges {
@@ -59,12 +57,10 @@ impl Merges {
         tokens.extend(merges.iter().map(|merge| merge.result));
         let pairs: Vec<([u32; 2], u32)> =
             merges.iter().map(|merge| [merge.left, merge.right]).zip(BYTES as u32..).collect();
-        let ordered = pairs.iter().all(|([left, right], symbol)| left < symbol && right < symbol);
         let table = PairTable::new(&pairs);
         let byte_pairs = (0..1 << 16).map(|pair: u32| table.get(pair >> 8, pair & 0xff)).collect();
         let lossy = byte_ids.contains(&NO_BYTE);
-        let mut this =
-            Self { pairs: table, byte_ids, lossy, tokens, byte_pairs, chars: CharSymbols::default(), ordered };
+        let mut this = Self { pairs: table, byte_ids, lossy, tokens, byte_pairs, chars: CharSymbols::default() };
         this.chars = CharSymbols::new(&this, &pairs, |symbol| bytes_of(this.token(symbol)));
         this
     }
@@ -147,7 +143,7 @@ impl MergeRoom {
             self.lanes.merge(merges);
             self.lanes.take(out, &mut each);
             if let Some(word) = long {
-                self.long.encode(&merges.pairs, merges.ordered, merges.seeds(word), out);
+                self.long.encode(&merges.pairs, merges.seeds(word), out);
                 each(out.len());
             }
         }

@@ -23,8 +23,7 @@ pub(super) trait Pairs {
 #[derive(Default)]
 pub(in crate::bpe) struct LongWord {
     symbols: Vec<Symbol>,
-    ordered: RadixQueue,
-    unordered: BinaryHeap<Reverse<u64>>,
+    queue: Queue,
     last: Option<[u32; 2]>,
 }
 
@@ -47,14 +46,8 @@ impl LongWord {
         self.last
     }
 
-    /// Appends what is left of the seeds when all merges are done. `ordered`: no merge ranks before one that makes its parts.
-    pub(super) fn encode(
-        &mut self,
-        pairs: &impl Pairs,
-        ordered: bool,
-        seeds: impl Iterator<Item = u32>,
-        out: &mut Vec<u32>,
-    ) {
+    /// Appends what is left of the seeds when all merges are done.
+    pub(super) fn encode(&mut self, pairs: &impl Pairs, seeds: impl Iterator<Item = u32>, out: &mut Vec<u32>) {
         self.symbols.clear();
         self.symbols.extend(seeds.zip(0..).map(|(id, place): (u32, u32)| Symbol {
             id,
@@ -65,15 +58,9 @@ impl LongWord {
         if let Some(last) = self.symbols.last_mut() {
             last.next = END;
         }
-        if ordered {
-            self.ordered.clear();
-            self.last = Self::merge(&mut self.symbols, pairs, &mut self.ordered);
-            self.ordered.shrink();
-        } else {
-            self.unordered.clear();
-            self.last = Self::merge(&mut self.symbols, pairs, &mut self.unordered);
-            self.unordered.shrink_to(MAX_KEPT);
-        }
+        self.queue.clear();
+        self.last = Self::merge(&mut self.symbols, pairs, &mut self.queue);
+        self.queue.shrink();
         let mut place = 0;
         while let Some(symbol) = self.symbols.get(place as usize) {
             out.push(symbol.id);
@@ -83,7 +70,7 @@ impl LongWord {
         self.symbols.shrink_to(MAX_KEPT);
     }
 
-    fn merge(symbols: &mut [Symbol], pairs: &impl Pairs, queue: &mut impl Queue) -> Option<[u32; 2]> {
+    fn merge(symbols: &mut [Symbol], pairs: &impl Pairs, queue: &mut Queue) -> Option<[u32; 2]> {
         let mut last = None;
         for place in 0..symbols.len() {
             pair(symbols, pairs, place as u32, queue);
@@ -114,7 +101,7 @@ impl LongWord {
 
 /// Ranks the pair of the symbol at `place` and the next one, and queues it if it merges.
 #[inline(always)]
-fn pair(symbols: &mut [Symbol], pairs: &impl Pairs, place: u32, queue: &mut impl Queue) {
+fn pair(symbols: &mut [Symbol], pairs: &impl Pairs, place: u32, queue: &mut Queue) {
     let Symbol { id, next, .. } = symbols[place as usize];
     let joined = match symbols.get(next as usize) {
         Some(next) => pairs.joined(id, next.id),
@@ -126,69 +113,70 @@ fn pair(symbols: &mut [Symbol], pairs: &impl Pairs, place: u32, queue: &mut impl
     }
 }
 
-/// A queue that gives the lowest key first.
-trait Queue {
-    fn push(&mut self, key: u64);
-    fn pop(&mut self) -> Option<u64>;
-}
-
-impl Queue for BinaryHeap<Reverse<u64>> {
-    fn push(&mut self, key: u64) {
-        self.push(Reverse(key));
-    }
-
-    fn pop(&mut self) -> Option<u64> {
-        self.pop().map(|Reverse(key)| key)
-    }
-}
-
-/// A radix heap: for keys of which none is below the last one taken, as with ordered merges. Each bucket holds the
-/// keys that differ from that one first in the same bit, so a key moves at most once for each of its bits.
-struct RadixQueue {
+/// A queue of keys, ranks in their high bits, that gives the lowest first. It is a radix heap of ranks: each bucket holds the keys whose
+/// rank differs from the lowest one's first in the same bit, so a key moves at most once for each bit of its rank. Keys of one rank,
+/// of which a run of one character has many, are sorted by their places when it is their turn.
+struct Queue {
     buckets: Vec<Vec<u64>>,
-    last: u64,
+    /// The rank of the keys in the first bucket.
+    lowest: u64,
+    /// Keys of that rank or a lower one that came later: there are few, since merges seldom rank before those that make their parts.
+    late: BinaryHeap<Reverse<u64>>,
 }
 
-impl Default for RadixQueue {
+const RANK_BITS: usize = 32;
+
+impl Default for Queue {
     fn default() -> Self {
-        Self { buckets: vec![Vec::new(); 65], last: 0 }
+        Self { buckets: vec![Vec::new(); RANK_BITS + 1], lowest: 0, late: BinaryHeap::new() }
     }
 }
 
-impl RadixQueue {
+impl Queue {
     fn clear(&mut self) {
         self.buckets.iter_mut().for_each(Vec::clear);
-        self.last = 0;
+        self.lowest = 0;
+        self.late.clear();
     }
 
     fn shrink(&mut self) {
         self.buckets.iter_mut().for_each(|bucket| bucket.shrink_to(MAX_KEPT / 8));
+        self.late.shrink_to(MAX_KEPT);
     }
 
     #[inline(always)]
-    fn bucket(&self, key: u64) -> usize {
-        (64 - (key ^ self.last).leading_zeros()) as usize
+    fn bucket(&self, rank: u64) -> usize {
+        (u64::BITS - (rank ^ self.lowest).leading_zeros()) as usize
     }
-}
 
-impl Queue for RadixQueue {
     #[inline(always)]
     fn push(&mut self, key: u64) {
-        let bucket = self.bucket(key);
+        let rank = key >> RANK_BITS;
+        if rank <= self.lowest {
+            return self.late.push(Reverse(key));
+        }
+        let bucket = self.bucket(rank);
         self.buckets[bucket].push(key);
     }
 
     fn pop(&mut self) -> Option<u64> {
+        if let Some(&Reverse(late)) = self.late.peek()
+            && self.buckets[0].last().is_none_or(|&key| late < key)
+        {
+            self.late.pop();
+            return Some(late);
+        }
         if self.buckets[0].is_empty() {
-            let lowest = self.buckets.iter().position(|bucket| !bucket.is_empty())?;
-            let mut moved = std::mem::take(&mut self.buckets[lowest]);
-            self.last = moved.iter().copied().min()?;
+            let first = self.buckets.iter().position(|bucket| !bucket.is_empty())?;
+            let mut moved = std::mem::take(&mut self.buckets[first]);
+            self.lowest = moved.iter().copied().min()? >> RANK_BITS;
             for &key in &moved {
-                let bucket = self.bucket(key);
+                let bucket = self.bucket(key >> RANK_BITS);
                 self.buckets[bucket].push(key);
             }
             moved.clear();
-            self.buckets[lowest] = moved;
+            self.buckets[first] = moved;
+            self.buckets[0].sort_unstable_by_key(|&key| Reverse(key));
         }
         self.buckets[0].pop()
     }

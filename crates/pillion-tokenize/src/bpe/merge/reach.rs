@@ -29,7 +29,7 @@ pub(super) fn reached<'a>(
             return None;
         }
         left_over.clear();
-        word.encode(&all, false, bytes, &mut left_over);
+        word.encode(&all, bytes, &mut left_over);
         let [left, right] = word.last().filter(|_| left_over == [token])?;
         Some((all.joined(left, right).rank, Merge { left, right, result: token }))
     };
