@@ -20,11 +20,26 @@ pub(super) trait Pairs {
 }
 
 /// The room that long words merge in; what it keeps between words is bounded.
+///
+/// A word of very many symbols merges in chunks that fit into the core's own cache. That is exact: symbols are what merging a word leaves
+/// if each two neighbours are what merging these two alone leaves. (The first merge across two of them would be the first one across them
+/// when they are alone, too, since until then nothing beside them has changed them.) So a chunk begins a few symbols before the end
+/// of what is merged already, and if the first of those stays as it was, all before it does; if not, the chunk begins earlier.
 #[derive(Default)]
 pub(in crate::bpe) struct LongWord {
+    seeds: Vec<u32>,
+    merged: Vec<Merged>,
+    chunk: Vec<Merged>,
     symbols: Vec<Symbol>,
     queue: Queue,
     last: Option<[u32; 2]>,
+}
+
+/// A symbol that is left and the place of its first seed.
+#[derive(Clone, Copy)]
+struct Merged {
+    id: u32,
+    start: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -39,17 +54,47 @@ struct Symbol {
 const END: u32 = u32::MAX;
 /// Symbols to keep room for after a word.
 const MAX_KEPT: usize = 1 << 14;
+/// Seeds that a chunk adds.
+const CHUNK: usize = if cfg!(test) { 50 } else { 1 << 13 };
+/// How many symbols before the end of what is merged a chunk begins, and how many times as many if that was not enough.
+const BACK: usize = if cfg!(test) { 2 } else { 8 };
+const MORE: usize = 8;
 
 impl LongWord {
-    /// The pair that was joined last in the last word.
+    /// The pair that was joined last in the last word, if one symbol is left of it.
     pub(super) fn last(&self) -> Option<[u32; 2]> {
         self.last
     }
 
     /// Appends what is left of the seeds when all merges are done.
     pub(super) fn encode(&mut self, pairs: &impl Pairs, seeds: impl Iterator<Item = u32>, out: &mut Vec<u32>) {
+        self.seeds.clear();
+        self.seeds.extend(seeds);
+        self.merged.clear();
+        self.last = None;
+        let mut end = 0;
+        while end < self.seeds.len() {
+            end = (end + CHUNK).min(self.seeds.len());
+            let mut back = BACK;
+            while !self.merge_from(self.merged.len().saturating_sub(back), end, pairs) {
+                back *= MORE;
+            }
+        }
+        out.extend(self.merged.iter().map(|merged| merged.id));
+        self.seeds.shrink_to(MAX_KEPT);
+        self.merged.shrink_to(MAX_KEPT);
+        self.chunk.shrink_to(MAX_KEPT);
+        self.symbols.shrink_to(MAX_KEPT);
+        self.queue.shrink();
+    }
+
+    /// Merges the seeds up to `end`, those of the merged symbols from the one with this number on once more. If that one does not stay as
+    /// it was, gives false, and nothing has changed.
+    fn merge_from(&mut self, number: usize, end: usize, pairs: &impl Pairs) -> bool {
+        let before = self.merged.get(number).copied();
+        let start = before.map_or(0, |merged| merged.start);
         self.symbols.clear();
-        self.symbols.extend(seeds.zip(0..).map(|(id, place): (u32, u32)| Symbol {
+        self.symbols.extend(self.seeds[start..end].iter().zip(0..).map(|(&id, place): (&u32, u32)| Symbol {
             id,
             joined: Joined { rank: NO_RANK, id: 0 },
             previous: place.wrapping_sub(1),
@@ -60,14 +105,19 @@ impl LongWord {
         }
         self.queue.clear();
         self.last = Self::merge(&mut self.symbols, pairs, &mut self.queue);
-        self.queue.shrink();
+        self.chunk.clear();
         let mut place = 0;
         while let Some(symbol) = self.symbols.get(place as usize) {
-            out.push(symbol.id);
+            self.chunk.push(Merged { id: symbol.id, start: start + place as usize });
             place = symbol.next;
         }
-        self.symbols.clear();
-        self.symbols.shrink_to(MAX_KEPT);
+        let is_same = |before: Merged| self.chunk.first().is_some_and(|first| first.id == before.id);
+        if number > 0 && !before.is_some_and(is_same) {
+            return false;
+        }
+        self.merged.truncate(number);
+        self.merged.append(&mut self.chunk);
+        true
     }
 
     fn merge(symbols: &mut [Symbol], pairs: &impl Pairs, queue: &mut Queue) -> Option<[u32; 2]> {
