@@ -37,6 +37,8 @@ pub(super) struct ShortCache {
     inserted: usize,
 }
 
+/// Ids below this are of tokens that come often: vocabularies are trained from the most common down.
+const COMMON: u32 = 1 << 16;
 const FIRST_PAIRS: usize = 1 << 9;
 /// When these are half full, much more text is likely to come.
 const SOME_PAIRS: usize = 1 << 12;
@@ -138,8 +140,8 @@ impl ShortCache {
         [pair, pair ^ 1]
     }
 
-    /// Makes room; when it is the last time, then with the words that are tokens, as far as these leave half of the room free: it takes
-    /// less time to put them all there than to look for each where it first comes.
+    /// Makes room; when it is the last time, then with the common words that are tokens: it takes less time to put them all there than to
+    /// look for each where it first comes.
     #[cold]
     fn grow(&mut self, vocab: &Vocab) {
         let more = if self.pairs.len() < SOME_PAIRS { SOME_PAIRS } else { MAX_PAIRS };
@@ -151,7 +153,7 @@ impl ShortCache {
         if more < MAX_PAIRS {
             return;
         }
-        for (key, id) in vocab.short_words().take(MAX_PAIRS) {
+        for (key, id) in vocab.short_words().filter(|&(_, id)| id < COMMON) {
             let hash = vocab.hash(key);
             let is_new = !self.has(key, hash);
             if is_new && self.places(hash).into_iter().any(|at| self.pairs[at].has_room()) {
