@@ -137,7 +137,6 @@ async function steps(pin: string[], title: string): Promise<void> {
       row('gRPC stream, from Rust', 'step', 'grpc', 70),
       row('embedded, from JS', 'step from JS', 'embedded', 15),
       row('shm, from JS', 'step from JS', 'shm', 18),
-      row('shm, from JS, a thread brings the answers', 'step from JS', 'shm, thread'),
       row('gRPC stream, from JS', 'step from JS', 'grpc', 95),
       ...bridges.map((bridge) => row(`engine.predict(7) in JS, ${bridge}`, 'predict', bridge)),
       row('JSON over a Unix socket, Python to Python', 'peer', 'json'),

@@ -9,14 +9,14 @@ interface Probe {
 const [addon, json] = process.argv.slice(2) as [string, string]
 const options = JSON.parse(json) as { bridges: string[]; calls: number; warmUp: number }
 const native = createRequire(import.meta.url)(addon) as {
-  Probe: new (bridge: string, setup: string, atBell: boolean, wake: () => void) => Probe
+  Probe: new (bridge: string, setup: string, wake: () => void) => Probe
 }
 const rows = new Uint32Array(Array.from({ length: 32 }, (_, slot) => [slot, 100, 1, 1]).flat())
 
 /** Steps of one bridge, one at a time. */
-function open(bridge: string, atBell: boolean): () => Promise<Uint32Array> {
+function open(bridge: string): () => Promise<Uint32Array> {
   let settle: (tokens: Uint32Array) => void = () => undefined
-  const probe = new native.Probe(bridge, json, atBell, () => settle(probe.take()))
+  const probe = new native.Probe(bridge, json, () => settle(probe.take()))
   return () =>
     new Promise((resolve) => {
       settle = resolve
@@ -38,15 +38,11 @@ async function time(step: () => Promise<Uint32Array>, calls: number): Promise<nu
 // Nothing else keeps Node alive here.
 const alive = setInterval(() => undefined, 60_000)
 for (const bridge of options.bridges) {
-  await tell(bridge, open(bridge, true))
-  if (bridge === 'shm') await tell('shm, thread', open(bridge, false))
-}
-clearInterval(alive)
-process.exit(0)
-
-async function tell(who: string, step: () => Promise<Uint32Array>): Promise<void> {
+  const step = open(bridge)
   await time(step, options.warmUp)
   const times = await time(step, options.calls)
   const at = (part: number): number => times[Math.round((times.length - 1) * part)]!
-  console.log(JSON.stringify({ what: 'step from JS', who, us: { p50: at(0.5), p99: at(0.99), max: at(1) } }))
+  console.log(JSON.stringify({ what: 'step from JS', who: bridge, us: { p50: at(0.5), p99: at(0.99), max: at(1) } }))
 }
+clearInterval(alive)
+process.exit(0)

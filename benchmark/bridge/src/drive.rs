@@ -123,20 +123,16 @@ struct Inbox {
     is_rung: AtomicBool,
 }
 
-/// An eventfd at which whoever submits waits.
-pub fn new_bell() -> Result<OwnedFd> {
-    let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
-    bell.map_err(|e| Error::internal(format!("an eventfd: {e}")))
-}
-
 /// What a wake-up of this process adds to the bell; the answers of another one are counted below it.
 const WAKE: u64 = 1 << 32;
 
 impl Inbox {
     fn new() -> Result<Self> {
+        let bell = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
+        let bell = bell.map_err(|e| Error::internal(format!("an eventfd: {e}")))?;
         Ok(Self {
             events: Mutex::default(),
-            bell: Arc::new(new_bell()?),
+            bell: Arc::new(bell),
             sleeps: AtomicBool::new(false),
             is_rung: AtomicBool::new(false),
         })

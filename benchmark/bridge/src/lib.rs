@@ -2,4 +2,3 @@
 
 pub mod drive;
 mod node;
-mod uv;

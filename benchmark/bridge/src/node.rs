@@ -1,9 +1,8 @@
-//! The way from JS to a backend and back: a call that copies the rows, one wake-up, and a call that fetches what came as flat arrays.
+//! The way from JS to a backend and back, as the addon of the package goes it: a call that copies the rows, one wake-up, and a call
+//! that fetches what came as flat arrays.
 
 use std::{
-    cell::RefCell,
     collections::VecDeque,
-    rc::Rc,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
 };
 
@@ -14,63 +13,44 @@ use napi::{
 };
 use napi_derive::napi;
 use pillion_core::{
-    Backend, BackendEvent, BackendEvents, Error, Result,
+    Backend, BackendEvent, BackendEvents, Error,
     step::{Row, Step, StepOutput},
 };
 
-use crate::{
-    drive::{Bridge, Setup, new_bell},
-    uv,
-};
+use crate::drive::{Bridge, Setup};
 
 /// One backend.
 #[napi]
 pub struct Probe {
-    backend: SharedBackend,
+    backend: Box<dyn Backend>,
     step: Step,
-    answers: Answers,
+    answers: Arc<Mutex<VecDeque<StepOutput>>>,
 }
-
-type SharedBackend = Rc<RefCell<Box<dyn Backend>>>;
-type Answers = Arc<Mutex<VecDeque<StepOutput>>>;
 
 #[napi]
 impl Probe {
-    /// Waits until it is ready. `wake` is called when there is something to `take`. With `at_bell` Node's loop waits where the engine's thread
-    /// would, and a worker over shared memory wakes it; without, a thread brings that worker's answers.
+    /// Waits until it is ready. `wake` is called when there is something to `take`.
     #[napi(constructor)]
-    pub fn new(
-        env: Env,
-        bridge: String,
-        setup: String,
-        at_bell: bool,
-        wake: Function<'_, (), ()>,
-    ) -> napi::Result<Self> {
+    pub fn new(bridge: String, setup: String, wake: Function<'_, (), ()>) -> napi::Result<Self> {
         let bridge = Bridge::named(&bridge).ok_or_else(|| napi::Error::from_reason(format!("no bridge {bridge}")))?;
         let setup = serde_json::from_str(&setup).map_err(|e| napi::Error::from_reason(e.to_string()))?;
         let setup = Setup::parse(&setup).map_err(failed)?;
-        let tell = wake.build_threadsafe_function().weak::<true>().callee_handled::<false>().build()?;
-        let answers = Answers::default();
+        let wake = wake.build_threadsafe_function().weak::<true>().callee_handled::<false>().build()?;
+        let answers = Arc::new(Mutex::new(VecDeque::new()));
         let (ready, is_ready) = mpsc::channel();
         let inbox = Arc::clone(&answers);
-        let mut events = BackendEvents::new(move |event| match event {
+        let mut backend = setup.backend(bridge, setup.stub_model());
+        let events = BackendEvents::new(move |event| match event {
             BackendEvent::StepDone(output) => {
                 lock(&inbox).push_back(output);
-                tell.call((), ThreadsafeFunctionCallMode::NonBlocking);
+                wake.call((), ThreadsafeFunctionCallMode::NonBlocking);
             }
             BackendEvent::Ready(_) => drop(ready.send(Ok(()))),
             BackendEvent::LoadFailed(error) => drop(ready.send(Err(error))),
             _ => {}
         });
-        let backend = Rc::new(RefCell::new(setup.backend(bridge, setup.stub_model())));
-        if at_bell {
-            let bell = Arc::new(new_bell().map_err(failed)?);
-            events = events.with_bell(Some(Arc::clone(&bell)));
-            uv::wait_at(env, bell, &wake, take_rung(&backend, &answers))?;
-        }
-        backend.borrow_mut().start(events).map_err(failed)?;
-        let is_ready: Result<()> = is_ready.recv().unwrap_or_else(|e| Err(Error::internal(e.to_string())));
-        is_ready.map_err(failed)?;
+        backend.start(events).map_err(failed)?;
+        is_ready.recv().unwrap_or_else(|e| Err(Error::internal(e.to_string()))).map_err(failed)?;
         Ok(Self { backend, step: Step::default(), answers })
     }
 
@@ -81,7 +61,7 @@ impl Probe {
         self.step.step_id += 1;
         self.step.rows.clear();
         self.step.rows.extend(rows.chunks_exact(4).map(row));
-        self.backend.borrow_mut().submit(&self.step).map_err(failed)
+        self.backend.submit(&self.step).map_err(failed)
     }
 
     /// The tokens of the oldest answer.
@@ -92,20 +72,6 @@ impl Probe {
             Some(error) => Err(failed(error)),
             None => Uint32ArraySlice::copy_from(env, answer.tokens),
         }
-    }
-}
-
-/// Takes the answers that the worker has rung; whether there were any.
-fn take_rung(backend: &SharedBackend, answers: &Answers) -> impl Fn(u64) -> bool + use<> {
-    let (backend, answers) = (Rc::clone(backend), Arc::clone(answers));
-    move |count| {
-        let mut waiting = lock(&answers);
-        backend.borrow_mut().rung(count as u32, &mut |event| {
-            if let BackendEvent::StepDone(output) = event {
-                waiting.push_back(output);
-            }
-        });
-        !waiting.is_empty()
     }
 }
 
