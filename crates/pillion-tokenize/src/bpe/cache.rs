@@ -105,8 +105,8 @@ impl ShortCache {
         prefetch(&self.pairs, slot_of(hash, self.pairs.len()));
     }
 
-    /// Keeps the word if it has up to [`MAX_INLINE`] tokens: in its first pair, or in its second one
-    /// if that has room and the first has none, or else in place of the older in the first.
+    /// Keeps the word if it has up to [`MAX_INLINE`] tokens: in its first pair, or in its second one if that has room and the first has
+    /// none, or else in place of the older in the first.
     pub(super) fn insert(&mut self, key: ShortKey, hash: u64, tokens: &[u32], vocab: &Vocab) {
         if tokens.is_empty() || tokens.len() > MAX_INLINE {
             return;
@@ -114,7 +114,7 @@ impl ShortCache {
         if self.inserted > self.pairs.len() && self.pairs.len() < MAX_PAIRS {
             self.grow(vocab);
         }
-        // The same word may have been new twice.
+        // It may be one of those that the cache has just begun with.
         if self.has(key, hash) {
             return;
         }

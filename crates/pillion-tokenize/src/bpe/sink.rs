@@ -35,11 +35,7 @@ impl<'a> Sink<'a> {
 
     #[inline(always)]
     pub(super) fn push(&mut self, id: u32) {
-        self.make_room(1);
-        if let Some(room) = self.ids.get_mut(self.len) {
-            *room = id;
-        }
-        self.len += 1;
+        self.push_word(([id; MAX_INLINE], 1));
     }
 
     /// Appends the tokens of each word, until one has none.
