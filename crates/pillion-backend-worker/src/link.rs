@@ -85,11 +85,20 @@ enum Answering {
     Shm {
         bell: Doorbell,
         stop: Arc<AtomicBool>,
-        thread: JoinHandle<()>,
+        thread: JoinHandle<Reader>,
     },
     /// By the engine's own thread, which the worker wakes.
     Engine(ReaderPlace),
     Grpc(StepStream),
+}
+
+/// What becomes of the answers that a process has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// It ended as it was asked to, and has answered what it was given before.
+    Taken,
+    /// It is lost, and what it had under way is done anew.
+    Dropped,
 }
 
 /// Where the engine's thread finds what reads its answers.
@@ -217,6 +226,7 @@ impl Rings {
                 if let Err(error) = reader.run() {
                     mailbox.broken(error);
                 }
+                reader
             })
             .map_err(|e| {
                 Error::new(ErrorCode::OutOfMemory, "the answers' thread could not be started").with_cause(e)
@@ -302,17 +312,24 @@ impl Link {
 }
 
 impl Answers {
-    /// After this no answer comes any more. The process has been killed.
-    pub(crate) fn stop(self) {
-        match self.reader {
+    /// After this no answer comes any more. The process has been killed or has ended; `rest` says whether what it answered and nobody has
+    /// taken yet still counts.
+    pub(crate) fn stop(self, rest: Rest) {
+        let reader = match self.reader {
             Answering::Shm { bell, stop, thread } => {
                 stop.store(true, Ordering::Release);
                 bell.ring_if_room();
                 // A panic there was a bug of ours, and the worker is given up anyway.
-                let _ = thread.join();
+                thread.join().ok()
             }
-            Answering::Engine(place) => *lock(&place) = None,
-            Answering::Grpc(stream) => stream.stop(),
+            Answering::Engine(place) => lock(&place).take(),
+            Answering::Grpc(stream) => {
+                stream.stop(rest);
+                None
+            }
+        };
+        if let (Some(mut reader), Rest::Taken) = (reader, rest) {
+            reader.take_rest();
         }
         if let Some(watch) = self.watch {
             watch.stop();
@@ -356,6 +373,12 @@ impl Reader {
             take(self.arrivals.event(answer)?);
         }
         Ok(())
+    }
+
+    /// Passes on what nobody was told of, or nobody has come to yet. An error in it concerns nobody: the process has ended.
+    fn take_rest(&mut self) {
+        let events = self.arrivals.events.clone();
+        let _ = self.rung(u32::MAX, &mut |event| events.send(event));
     }
 
     fn take(&mut self) -> Result<Answer> {

@@ -20,7 +20,7 @@ use crate::{
     control::{Control, FromWorker, Listen, TRANSPORT_VERSION, ToWorker},
     flight::Flight,
     lines::LineBudget,
-    link::{Answers, Arrivals, Carrier, Channel, lock},
+    link::{Answers, Arrivals, Carrier, Channel, Rest, lock},
     mailbox::Mailbox,
     options::WorkerOptions,
     process::WorkerProcess,
@@ -317,16 +317,22 @@ impl<'a> Session<'a> {
     /// That it is lost, before it is known how it ended.
     fn tell(&mut self) {
         self.loss = Loss::Told;
-        self.stop_answers();
+        self.stop_answers(Rest::Dropped);
         lock(&self.context.shared.status).state = WorkerState::Lost;
         let exit = WorkerExit { stderr_tail: self.process.stderr_tail(), ..WorkerExit::default() };
         self.context.events.send(BackendEvent::WorkerLost(lost(self.failure.clone(), exit)));
     }
 
-    fn stop_answers(&mut self) {
+    fn stop_answers(&mut self, rest: Rest) {
         if let Some(answers) = self.answers.take() {
-            answers.stop();
+            answers.stop(rest);
         }
+    }
+
+    /// What was killed may have been in the middle of an answer. With nothing under way there is nothing to wait for.
+    fn rest(&self) -> Rest {
+        let ended_itself = self.closing && !matches!(self.phase, Phase::Killed { .. });
+        if ended_itself && lock(&self.context.shared.flight).len() > 0 { Rest::Taken } else { Rest::Dropped }
     }
 
     /// No step comes any more.
@@ -481,7 +487,7 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         let (events, budget) = (self.context.events, &mut self.budget);
         self.process.finish_output(|is_error, text| log_line(events, budget, now, is_error, text));
-        self.stop_answers();
+        self.stop_answers(self.rest());
         let exit = if has_ended { self.process.reap() } else { WorkerExit::default() };
         *lock(&self.context.shared.flight) = Flight::default();
         let state = if self.closing { WorkerState::Closed } else { WorkerState::Lost };

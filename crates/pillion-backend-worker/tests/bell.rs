@@ -110,6 +110,19 @@ fn answers_are_taken_by_who_waits() {
 }
 
 #[test]
+fn what_nobody_came_to_in_time_is_answered_before_the_end() {
+    let mut w = Waiting::ready(fake());
+    for id in [7, 8] {
+        w.backend.submit(&step(id, &[])).unwrap();
+    }
+    w.backend.close(LONG);
+    wait_until("the end of the worker", || w.backend.workers()[0].state == "closed");
+    w.expect_answer(7);
+    w.expect_answer(8);
+    assert!(matches!(w.next(), BackendEvent::Closed));
+}
+
+#[test]
 fn the_worker_after_a_lost_one_rings_the_same_bell() {
     let mut w = Waiting::ready(fake());
     for id in 0..3 {

@@ -5,6 +5,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, mpsc::sync_channel},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use pillion_core::{Error, ErrorCode, Result, forward::ForwardBatch, step::Step};
@@ -16,7 +17,13 @@ use super::{
     messages::{self, Form},
     proto,
 };
-use crate::{link::Arrivals, mailbox::Mailbox};
+use crate::{
+    link::{Arrivals, Rest},
+    mailbox::Mailbox,
+};
+
+/// What the last answers of a process that has ended may take to be read.
+const REST_WAIT: Duration = Duration::from_secs(1);
 
 /// Where a worker listens, and who it must be.
 #[derive(Debug)]
@@ -40,7 +47,7 @@ pub(crate) struct StepSender {
 /// The thread that carries the stream.
 #[derive(Debug)]
 pub(crate) struct StepStream {
-    stop: oneshot::Sender<()>,
+    stop: oneshot::Sender<Duration>,
     thread: JoinHandle<()>,
 }
 
@@ -107,9 +114,13 @@ impl StepStream {
                             Err(failure) => drop(opened.send(Err(failure.into_error()))),
                         }
                     };
+                    let stopped = async {
+                        // Not told, nobody waits for the rest either.
+                        tokio::time::sleep(stopped.await.unwrap_or_default()).await;
+                    };
                     tokio::select! {
                         () = carry => {}
-                        _ = stopped => {}
+                        () = stopped => {}
                     }
                 });
             })
@@ -127,15 +138,20 @@ impl StepStream {
                 Ok((sender, stream))
             }
             Err(error) => {
-                stream.stop();
+                stream.stop(Rest::Dropped);
                 Err(error)
             }
         }
     }
 
-    /// After this no answer comes any more.
-    pub(crate) fn stop(self) {
-        let _ = self.stop.send(());
+    /// After this no answer comes any more. The stream of a process that has ended ends as soon as its last answer was read, unless a
+    /// process that it has forked keeps it open.
+    pub(crate) fn stop(self, rest: Rest) {
+        let wait = match rest {
+            Rest::Taken => REST_WAIT,
+            Rest::Dropped => Duration::ZERO,
+        };
+        let _ = self.stop.send(wait);
         // A panic there was a bug of ours, and the worker is given up anyway.
         let _ = self.thread.join();
     }
