@@ -143,7 +143,7 @@ impl MergeRoom {
             self.lanes.merge(merges);
             self.lanes.take(out, &mut each);
             if let Some(word) = long {
-                self.long.encode(&merges.pairs, merges.seeds(word), out);
+                self.long.encode(&merges.pairs, merges.seeds(word).flat_map(Seed::into_symbols), out);
                 each(out.len());
             }
         }
@@ -162,26 +162,44 @@ struct Seeds<'a> {
     loses: bool,
 }
 
+/// One or two symbols. There is something in the place of the second one in any case: two are written faster than it is asked how many.
+#[derive(Clone, Copy)]
+struct Seed {
+    symbols: [u32; 2],
+    len: usize,
+}
+
+impl Seed {
+    #[inline(always)]
+    fn byte(byte: u8) -> Self {
+        Self { symbols: [u32::from(byte); 2], len: 1 }
+    }
+
+    fn into_symbols(self) -> impl Iterator<Item = u32> {
+        self.symbols.into_iter().take(self.len)
+    }
+}
+
 impl Iterator for Seeds<'_> {
-    type Item = u32;
+    type Item = Seed;
 
     #[inline(always)]
-    fn next(&mut self) -> Option<u32> {
+    fn next(&mut self) -> Option<Seed> {
         if self.loses {
             let mut rest = (0..).zip(&self.word[self.at..]);
             let (skipped, &byte) = rest.find(|&(_, &byte)| self.merges.byte_id(byte) != NO_BYTE)?;
             self.at += skipped + 1;
-            return Some(u32::from(byte));
+            return Some(Seed::byte(byte));
         }
         let first = *self.word.get(self.at)?;
         if let 0xc2..0xf0 = first
-            && let Some((symbol, len)) = self.merges.chars.at(self.word, self.at)
+            && let Some((seed, len)) = self.merges.chars.at(self.word, self.at)
         {
             self.at += len;
-            return Some(symbol);
+            return Some(seed);
         }
         self.at += 1;
-        Some(u32::from(first))
+        Some(Seed::byte(first))
     }
 }
 

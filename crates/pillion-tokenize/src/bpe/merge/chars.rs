@@ -1,8 +1,9 @@
-//! Characters whose bytes become one symbol before anything around them counts, so that a word can start from them.
+//! Characters whose bytes, or the first two of three, become one symbol before anything around them counts, so that a word can start from
+//! them.
 
 use std::collections::HashMap;
 
-use super::{Merges, NO_SYMBOL, pairs};
+use super::{Merges, NO_SYMBOL, Seed, pairs};
 
 /// The symbol of each character of the basic plane, and the bytes beside the character for which that is not certain.
 #[derive(Default)]
@@ -11,13 +12,37 @@ pub(super) struct CharSymbols {
     beside: Vec<BytesBeside>,
 }
 
-/// A symbol in the low bits, and in the high ones the number of the bytes that could interfere.
+/// A symbol in the low bits, a bit that is set if it is that of the first two of three bytes, and above it the number of the bytes that
+/// could interfere.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct CharSymbol(u32);
 
 const NO_CHAR: CharSymbol = CharSymbol(u32::MAX);
-const MAX_BESIDE: usize = 1 << (u32::BITS - pairs::BITS);
+const NUMBER_AT: u32 = pairs::BITS + 1;
+const MAX_BESIDE: usize = 1 << (u32::BITS - NUMBER_AT);
 const BASIC: usize = 1 << 16;
+
+impl CharSymbol {
+    fn new(symbol: u32, is_part: bool, number: usize) -> Self {
+        Self(symbol | u32::from(is_part) << pairs::BITS | (number as u32) << NUMBER_AT)
+    }
+
+    #[inline(always)]
+    fn symbol(self) -> u32 {
+        self.0 & pairs::SYMBOL as u32
+    }
+
+    /// Bytes of the character, of `len` bytes, that the symbol leaves out.
+    #[inline(always)]
+    fn left_out(self) -> usize {
+        (self.0 >> pairs::BITS & 1) as usize
+    }
+
+    #[inline(always)]
+    fn number(self) -> usize {
+        (self.0 >> NUMBER_AT) as usize
+    }
+}
 
 /// The bytes before and after a character that could interfere.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -42,19 +67,20 @@ impl ByteMask {
 }
 
 impl CharSymbols {
-    /// The symbol of the character at `at` of `word` and the character's length, if it is certain there. The
-    /// word may be cut anywhere, also within a character.
+    /// What the character at `at` of `word` begins as, and its length, if that is certain there. The word may be cut anywhere, also within
+    /// a character.
     #[inline(always)]
-    pub(super) fn at(&self, word: &[u8], at: usize) -> Option<(u32, usize)> {
+    pub(super) fn at(&self, word: &[u8], at: usize) -> Option<(Seed, usize)> {
         let (code_point, len) = decode(word.get(at..)?)?;
         let found = *self.chars.get(code_point)?;
         if found == NO_CHAR {
             return None;
         }
-        let BytesBeside { before, after } = &self.beside[(found.0 >> pairs::BITS) as usize];
+        let BytesBeside { before, after } = &self.beside[found.number()];
         let blocked =
             after.has_any(word.get(at + len)) || before.has_any(at.checked_sub(1).and_then(|at| word.get(at)));
-        (!blocked).then_some((found.0 & pairs::SYMBOL as u32, len))
+        let last = word[at + len - 1];
+        (!blocked).then_some((Seed { symbols: [found.symbol(), u32::from(last)], len: 1 + found.left_out() }, len))
     }
 
     /// Finds the symbols of all characters. `pairs` are those that merge and what they become; `bytes_of` gives a symbol's bytes.
@@ -63,7 +89,7 @@ impl CharSymbols {
     /// last part away, and all of them before any merge of the whole character: then the merges of a word, in the
     /// reference's order, are those within its characters and, in the same order as without them, the others. What
     /// could interfere is a merge with a symbol that ends with the byte before the character, or begins with the one
-    /// after it.
+    /// after it. For the first two bytes of a character that never becomes one symbol the same holds, and what comes after them is known.
     pub(super) fn new<'a>(
         merges: &Merges,
         pairs: &[([u32; 2], u32)],
@@ -74,7 +100,7 @@ impl CharSymbols {
         let mut this = Self { chars: vec![NO_CHAR; BASIC], beside: vec![none] };
         let mut numbers = HashMap::from([(none, 0)]);
         for c in (0x80..BASIC as u32).filter_map(char::from_u32) {
-            let Some((symbol, beside)) = merges_beside.symbol_of(merges, c) else { continue };
+            let Some((symbol, is_part, beside)) = merges_beside.symbol_of(merges, c) else { continue };
             let number = *numbers.entry(beside).or_insert(this.beside.len());
             if number == MAX_BESIDE {
                 continue;
@@ -82,7 +108,7 @@ impl CharSymbols {
             if number == this.beside.len() {
                 this.beside.push(beside);
             }
-            this.chars[c as usize] = CharSymbol(symbol | (number as u32) << pairs::BITS);
+            this.chars[c as usize] = CharSymbol::new(symbol, is_part, number);
         }
         this
     }
@@ -132,7 +158,7 @@ impl Beside {
     }
 
     /// The symbol of a character, and the bytes before and after it that could interfere.
-    fn symbol_of(&self, merges: &Merges, c: char) -> Option<(u32, BytesBeside)> {
+    fn symbol_of(&self, merges: &Merges, c: char) -> Option<(u32, bool, BytesBeside)> {
         let mut buffer = [0; 4];
         let bytes = c.encode_utf8(&mut buffer).as_bytes();
         if merges.loses_from(bytes) {
@@ -148,7 +174,7 @@ impl Beside {
             let pairs = (0..len - 1).map(|place| (merges.pairs.get(symbols[place], symbols[place + 1]), place));
             let (becomes, place) = pairs.min()?;
             if becomes == NO_SYMBOL {
-                return None;
+                return self.part_of(merges, bytes);
             }
             self.block(&mut beside, symbols[0], symbols[len - 1], becomes);
             highest = becomes.max(highest);
@@ -157,7 +183,22 @@ impl Beside {
             len -= 1;
         }
         self.block(&mut beside, symbols[0], symbols[0], highest);
-        Some((symbols[0], beside))
+        Some((symbols[0], false, beside))
+    }
+
+    /// The same for the first two of a character's three bytes.
+    fn part_of(&self, merges: &Merges, bytes: &[u8]) -> Option<(u32, bool, BytesBeside)> {
+        let &[first, second, third] = bytes else { return None };
+        let [first, second] = [first, second].map(u32::from);
+        let symbol = merges.pairs.get(first, second);
+        if symbol == NO_SYMBOL {
+            return None;
+        }
+        let mut around = BytesBeside::default();
+        self.block(&mut around, first, second, symbol);
+        self.block(&mut around, symbol, symbol, symbol);
+        let beside = BytesBeside { before: around.before, ..BytesBeside::default() };
+        (!around.after.has_any(Some(&third))).then_some((symbol, true, beside))
     }
 
     /// Adds the bytes beside `first` and `last` that allow a merge of these which makes `highest` or a lower one.

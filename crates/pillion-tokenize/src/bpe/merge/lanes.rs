@@ -136,12 +136,16 @@ impl Lane {
         }
         self.len = 0;
         self.ranked = false;
-        for symbol in merges.seeds(word) {
-            if self.len == MAX_SYMBOLS {
+        for seed in merges.seeds(word) {
+            if self.len >= MAX_SYMBOLS {
                 return false;
             }
-            self.symbols[self.len & PLACE] = symbol;
-            self.len += 1;
+            self.symbols[self.len & PLACE] = seed.symbols[0];
+            self.symbols[(self.len + 1) & PLACE] = seed.symbols[1];
+            self.len += seed.len;
+        }
+        if self.len > MAX_SYMBOLS {
+            return false;
         }
         self.end();
         for (slot, pair) in self.slots.iter_mut().zip(self.symbols[..self.len].windows(2)) {

@@ -129,11 +129,16 @@ fn trained() -> Model {
     model
 }
 
+/// How many symbols the word starts from.
+fn num_seeds(merges: &Merges, word: &[u8]) -> usize {
+    merges.seeds(word).flat_map(Seed::into_symbols).count()
+}
+
 #[test]
 fn a_word_starts_from_its_characters_where_that_is_certain() {
     let model = trained();
     let merges = model.build();
-    let seeds = |word: &str| merges.seeds(word.as_bytes()).count();
+    let seeds = |word: &str| num_seeds(&merges, word.as_bytes());
     assert_eq!(seeds("あい中д"), 4);
     assert_eq!(seeds("aあ"), 2, "the merge across comes later than those within");
     model.check(&["あい中дaあいaあ", "中aあ", "あ"].map(|word| word.as_bytes().to_vec()));
@@ -143,9 +148,39 @@ fn a_word_starts_from_its_characters_where_that_is_certain() {
     let last = across.merges.pop().unwrap();
     across.merges.insert(0, last);
     let merges = across.build();
-    assert_eq!(merges.seeds("aあ".as_bytes()).count(), 4);
-    assert_eq!(merges.seeds("いあ".as_bytes()).count(), 2);
+    assert_eq!(num_seeds(&merges, "aあ".as_bytes()), 4);
+    assert_eq!(num_seeds(&merges, "いあ".as_bytes()), 2);
     across.check(&["あい中дaあいaあ", "中aあ", "あ"].map(|word| word.as_bytes().to_vec()));
+}
+
+#[test]
+fn a_character_without_a_token_starts_from_its_first_two_bytes() {
+    const BYTES: [u32; 3] = [0xe4, 0xb8, 0xad];
+    let [first, second, third] = BYTES;
+    let (a, part) = (u32::from(b'a'), 256);
+    let words = ["中", "a中a", "中中", "a中中a"].map(|word| word.as_bytes().to_vec());
+    // The merge of the first two bytes, and others before or after it.
+    let num = |before: &[[u32; 3]], after: &[[u32; 3]]| {
+        let mut model = Model::new(WIDE, &[], false);
+        let lines = [before, &[[first, second, part]], after].concat();
+        model.merges = lines.into_iter().map(|[left, right, result]| Merge { left, right, result }).collect();
+        for ids in [&[first, second][..], &[a, first], &[second, third], &[third, a], &[a, first, second]] {
+            model.tokens.push(ids.iter().map(|&id| id as u8).collect());
+        }
+        model.check(&words);
+        num_seeds(&model.build(), "a中a".as_bytes())
+    };
+    let (before_first, at_second, at_third, before_part) = (257, 258, 259, 260);
+    assert_eq!(num(&[], &[]), 4);
+    assert_eq!(num(&[], &[[a, first, before_first], [second, third, at_second]]), 4, "they come later");
+    assert_eq!(
+        num(&[[third, a, at_third]], &[[a, part, before_part]]),
+        4,
+        "what the third byte does is its own affair"
+    );
+    assert_eq!(num(&[[a, first, before_first]], &[]), 5);
+    assert_eq!(num(&[[second, third, at_second]], &[]), 5);
+    assert_eq!(num(&[[a, part, before_part]], &[]), 5);
 }
 
 #[test]
