@@ -101,10 +101,10 @@ class EncodingView {
   readonly #tokenizer: NativeTokenizer
   declare readonly offsets?: Uint32Array
 
-  constructor(tokenizer: NativeTokenizer, columns: EncodedColumns) {
+  constructor(tokenizer: NativeTokenizer, ids: Uint32Array, columns?: EncodedColumns) {
     this.#tokenizer = tokenizer
-    this.ids = columns.ids
-    assignColumns(this, columns)
+    this.ids = ids
+    if (columns !== undefined) assignColumns(this, columns)
   }
 
   tokens(): string[] {
@@ -151,7 +151,7 @@ class BatchEncodingView implements Iterable<EncodingView> {
       const column = this.#columns[name]
       if (column !== undefined) Object.assign(row, { [name]: column.subarray(start, end) })
     }
-    return new EncodingView(this.#tokenizer, row)
+    return new EncodingView(this.#tokenizer, row.ids, row)
   }
 
   *[Symbol.iterator](): Iterator<EncodingView> {
@@ -242,7 +242,12 @@ function notIncluded(what: string, column: Col): PillionError {
 
 /** Wraps what a native encode gave back. */
 export function encoding<C extends Col>(tokenizer: NativeTokenizer, columns: EncodedColumns): Encoding<C> {
-  return new EncodingView(tokenizer, columns) as unknown as Encoding<C>
+  return new EncodingView(tokenizer, columns.ids, columns) as unknown as Encoding<C>
+}
+
+/** The same where ids are all that was asked for. */
+export function encodingOfIds<C extends Col>(tokenizer: NativeTokenizer, ids: Uint32Array): Encoding<C> {
+  return new EncodingView(tokenizer, ids) as unknown as Encoding<C>
 }
 
 /** Wraps what a native batch gave back. */

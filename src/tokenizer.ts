@@ -1,6 +1,14 @@
 import { fileURLToPath } from 'node:url'
 import { callNative, runCall, tell, type Call } from './call'
-import { batchEncoding, encoding, type BatchEncoding, type Col, type EncodedBatch, type Encoding } from './encoding'
+import {
+  batchEncoding,
+  encoding,
+  encodingOfIds,
+  type BatchEncoding,
+  type Col,
+  type EncodedBatch,
+  type Encoding,
+} from './encoding'
 import { invalidArgument } from './errors'
 import { native, type NativeBatch, type NativeCancel, type NativeTokenizer } from './native'
 import { callShape, checkArgument, checkOptions, kinds, oneOf, toJson } from './options'
@@ -78,10 +86,6 @@ export type EncodeIntoOptions = Omit<EncodeOptions, 'include' | 'offsetUnit'>
 
 // Where ids are written first: a slice of it costs a third of an array that native code makes.
 const room = new Uint32Array(16_384)
-
-function owned(ids: number | Uint32Array): Uint32Array {
-  return typeof ids === 'number' ? room.slice(0, ids) : ids
-}
 
 // Up to so many units, the work takes less time than waking a thread of the pool.
 const inlineUnits = { pillion: 8192, tokenizers: 128 }
@@ -191,16 +195,20 @@ export class Tokenizer {
   }
 
   #encodeHere<C extends Col>(text: Text, options: EncodeOptions<C> | undefined): Encoding<C> {
-    const { flags, json, columns } = crossing(options)
     const handle = this.#native
+    const flags = simpleFlags(options)
+    if (flags !== undefined) return encodingOfIds(handle, this.#idsOf(text, options, flags))
+    const { json, columns } = crossing(options)
+    if (!columns) return encodingOfIds(handle, this.#idsOf(text, options, 0, json))
     return encoding(
       handle,
-      callNative(() =>
-        columns
-          ? handle.encode(text, options?.pair, flags, json)
-          : { ids: owned(handle.encodeIds(text, options?.pair, room, flags, json)) },
-      ),
+      callNative(() => handle.encode(text, options?.pair, 0, json)),
     )
+  }
+
+  #idsOf(text: Text, options: EncodeOptions<Col> | undefined, flags: number, json?: string): Uint32Array {
+    const ids = callNative(() => this.#native.encodeIds(text, options?.pair, room, flags, json))
+    return typeof ids === 'number' ? room.slice(0, ids) : ids
   }
 
   /**
@@ -380,23 +388,25 @@ interface Crossing {
   readonly columns: boolean
 }
 
-const defaults: Crossing = { flags: 0, json: undefined, columns: false }
+/** The options as flags; `undefined` if there are others than flags can say. */
+function simpleFlags(options: EncodeOptions<Col> | undefined): number | undefined {
+  if (options === undefined) return 0
+  const { include, addSpecialTokens, parseSpecialTokens, truncation } = options
+  if (include !== undefined || truncation !== undefined || typeof parseSpecialTokens === 'object') return undefined
+  return (addSpecialTokens === false ? 1 : 0) | (parseSpecialTokens === true ? 2 : 0)
+}
 
 function crossing(options: EncodeOptions<Col> | undefined): Crossing {
-  if (options === undefined) return defaults
-  const { include, addSpecialTokens, parseSpecialTokens, offsetUnit, truncation } = options
+  const flags = simpleFlags(options)
+  if (flags !== undefined) return { flags, json: undefined, columns: false }
+  const { include, addSpecialTokens, parseSpecialTokens, offsetUnit, truncation } = options ?? {}
   for (const name of include ?? []) {
     if (!columns.includes(name)) throw invalidArgument('include', `names among ${columns.join(', ')}`, name)
   }
   checkOptions('truncation', truncation, truncationShape)
   if (truncation !== undefined) checkArgument('truncation.maxLength', truncation.maxLength, kinds.natural)
-  const wanted = include !== undefined && include.length > 0
-  if (!wanted && truncation === undefined && typeof parseSpecialTokens !== 'object') {
-    const flags = (addSpecialTokens === false ? 1 : 0) | (parseSpecialTokens === true ? 2 : 0)
-    return { flags, json: undefined, columns: false }
-  }
   const json = toJson({ include, addSpecialTokens, parseSpecialTokens, offsetUnit, truncation })
-  return { flags: 0, json, columns: wanted }
+  return { flags: 0, json, columns: include !== undefined && include.length > 0 }
 }
 
 function newCancel(): NativeCancel {

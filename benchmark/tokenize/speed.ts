@@ -107,15 +107,16 @@ function rate(megabytes: number, { times }: Timed): number {
   return megabytes / (median(times) / 1000)
 }
 
-/** Warm-up text, and the text of each round. */
+/** Warm-up text, and the text of each round: all of the rest, which begins elsewhere every time, since a slow package gets no more than the beginning. */
 function split(group: Group, { rounds, warmUp }: SpeedOptions): { head: string[]; rounds: string[][] } {
   const head: string[] = []
   let at = 0
   while (bytesOf(head) < warmUp && at < group.documents.length) head.push(group.documents[at++] ?? '')
-  const each = Math.floor((group.documents.length - at) / rounds)
+  const rest = group.documents.slice(at)
+  const begin = (round: number): number => Math.floor((rest.length / rounds) * round)
   return {
     head,
-    rounds: Array.from({ length: rounds }, (_, i) => group.documents.slice(at + i * each, at + (i + 1) * each)),
+    rounds: Array.from({ length: rounds }, (_, i) => [...rest.slice(begin(i)), ...rest.slice(0, begin(i))]),
   }
 }
 

@@ -4,14 +4,14 @@ use std::cell::RefCell;
 
 use napi::{Env, bindgen_prelude::Unknown};
 use pillion_core::Error;
-use pillion_tokenize::{BatchInput, EncodeOptions, Text, TextArena, Tokenizer};
+use pillion_tokenize::{BatchInput, EncodeOptions, Text, TextArena, TextRoom, Tokenizer};
 
 use crate::{error::to_js, texts::read_pair_into};
 
 #[derive(Default)]
 struct Desk {
     arena: TextArena,
-    text: String,
+    room: TextRoom,
     ids: Vec<u32>,
 }
 
@@ -33,11 +33,9 @@ pub(crate) fn encode<R>(
         let Ok(mut desk) = desk.try_borrow_mut() else {
             return Err(to_js(Error::internal("a call within a call on one thread")));
         };
-        let Desk { arena, text: room, ids } = &mut *desk;
+        let Desk { arena, room, ids } = &mut *desk;
         arena.clear();
-        if room.len() > MAX_KEPT {
-            *room = String::new();
-        }
+        room.shrink(MAX_KEPT);
         ids.shrink_to(MAX_KEPT / size_of::<u32>());
         read_pair_into(env, text, pair, arena)?;
         let (text, pair) = arena.get(0);

@@ -8,7 +8,7 @@ use std::{
 use crate::{
     encoding::{BatchEncoding, Rows},
     error::{TokenizeError, guard},
-    input::{BatchInput, Text},
+    input::{BatchInput, Text, TextRoom},
     options::{DecodeOptions, EncodeOptions},
     pool::{Pool, pool},
     tokenizer::Tokenizer,
@@ -82,7 +82,7 @@ impl Tokenizer {
         let maker = self.row_maker(options, control.cancel)?;
         let encode = |range: Range<usize>| {
             let mut rows = Rows::new(options.columns);
-            let mut room = String::new();
+            let mut room = TextRoom::default();
             for index in range {
                 let (text, pair) = texts.get(index);
                 let index = part.first + index;
@@ -112,7 +112,7 @@ impl Tokenizer {
             |range| {
                 let mut counts = Vec::with_capacity(range.len());
                 let mut rows = Rows::new(options.columns);
-                let mut room = String::new();
+                let mut room = TextRoom::default();
                 for index in range {
                     let (text, pair) = texts.get(index);
                     let text = text.to_str_in(&mut room).map_err(|e| at_index(e, index))?;

@@ -30,7 +30,7 @@ pub use decoder::DecodeStream;
 pub use encoding::{BatchEncoding, ColumnData, Encoding};
 pub use engine::{EncodeCall, EngineInfo, SpecialTokens, TokenizerEngine, Tokens};
 pub use error::TokenizeError;
-pub use input::{BatchInput, Pairs, Text, TextArena, utf16_to_string};
+pub use input::{BatchInput, Pairs, Text, TextArena, TextRoom, utf16_to_string};
 pub use options::{
     Columns, DecodeOptions, EncodeOptions, OffsetUnit, ParseSpecialTokens, Side, TemplateOptions, Truncation,
     TruncationStrategy,

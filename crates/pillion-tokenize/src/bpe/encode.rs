@@ -8,6 +8,7 @@ use super::normalize;
 use super::pattern::with_scanner;
 use super::pending::Pending;
 use super::scan::{Piece, Scanner};
+use super::simd::{Work, fastest};
 use super::sink::Sink;
 
 /// The longest text that the engine takes, in bytes.
@@ -129,19 +130,36 @@ impl ByteLevelBpe {
         }
     }
 
-    #[inline(never)]
+    #[inline(always)]
     fn words<S: Scanner>(&self, scanner: S, piece: Piece<'_>, scratch: &mut Scratch, sink: &mut Sink<'_>) {
+        fastest(Words { tokenizer: self, scanner, piece, scratch, sink });
+    }
+}
+
+/// The words of a piece, on their way into a sink.
+struct Words<'a, 'b, S> {
+    tokenizer: &'a ByteLevelBpe,
+    scanner: S,
+    piece: Piece<'a>,
+    scratch: &'a mut Scratch,
+    sink: &'a mut Sink<'b>,
+}
+
+impl<S: Scanner> Work for Words<'_, '_, S> {
+    #[inline(always)]
+    fn run(self) {
+        let Self { tokenizer, scanner, piece, scratch, sink } = self;
         let Scratch { short, long, pending, block, .. } = scratch;
         let mut start = 0;
         while start < piece.bytes.len() {
-            start = block.fill(self, scanner, piece, start, (short, long));
-            block.write(self, piece.bytes, (short, long), pending, sink);
+            start = block.fill(tokenizer, scanner, piece, start, (short, long));
+            block.write(tokenizer, piece.bytes, (short, long), pending, sink);
             if pending.is_full() {
-                pending.settle(self, piece.bytes, short, long, sink);
+                pending.settle(tokenizer, piece.bytes, short, long, sink);
             }
         }
         if !pending.is_empty() {
-            pending.settle(self, piece.bytes, short, long, sink);
+            pending.settle(tokenizer, piece.bytes, short, long, sink);
         }
     }
 }

@@ -10,6 +10,7 @@ mod pairs;
 mod reach;
 
 use super::hash::HashKey;
+use super::simd::fastest;
 use chars::CharSymbols;
 use lanes::Lanes;
 use long::{Joined, LongWord, Pairs};
@@ -140,7 +141,7 @@ impl MergeRoom {
             if self.lanes.is_empty() && long.is_none() {
                 break;
             }
-            self.lanes.merge(merges);
+            fastest(lanes::Merging { lanes: &mut self.lanes, merges });
             self.lanes.take(out, &mut each);
             if let Some(word) = long {
                 self.long.encode(&merges.pairs, merges.seeds(word).flat_map(Seed::into_symbols), out);

@@ -11,7 +11,7 @@ mod processor {
         _mm_prefetch, _mm_set1_epi8, _mm_sub_epi8,
     };
 
-    use super::BYTES;
+    use super::{BYTES, Work};
 
     #[derive(Clone, Copy)]
     pub(in crate::bpe) struct Block([__m128i; 4]);
@@ -58,6 +58,32 @@ mod processor {
         // SAFETY: SSE2 is part of the architecture's baseline.
         let bits = vectors.map(|vector| u64::from(unsafe { _mm_movemask_epi8(vector) }.cast_unsigned()));
         bits[0] | bits[1] << 16 | bits[2] << 32 | bits[3] << 48
+    }
+
+    /// Whether the processor has what [`with_newer`] is compiled for: those of 2013 (Intel) and 2015 (AMD) and later do.
+    #[inline]
+    fn is_newer() -> bool {
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt")
+            && is_x86_feature_detected!("popcnt")
+    }
+
+    #[inline(always)]
+    pub(in crate::bpe) fn fastest(work: impl Work) {
+        if is_newer() {
+            // SAFETY: the processor has all that the function is compiled for.
+            unsafe { with_newer(work) }
+        } else {
+            work.run();
+        }
+    }
+
+    #[inline(never)]
+    #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+    fn with_newer(work: impl Work) {
+        work.run();
     }
 
     #[inline(always)]
@@ -127,6 +153,12 @@ mod plain {
 
     #[cfg(not(target_arch = "x86_64"))]
     #[inline(always)]
+    pub(in crate::bpe) fn fastest(work: impl Work) {
+        work.run();
+    }
+
+    #[cfg(not(target_arch = "x86_64"))]
+    #[inline(always)]
     pub(in crate::bpe) fn prefetch<T>(_slice: &[T], _at: usize) {}
 }
 
@@ -172,6 +204,18 @@ impl Block {
 #[inline(always)]
 pub(super) fn prefetch<T>(slice: &[T], at: usize) {
     processor::prefetch(slice, at);
+}
+
+/// Work of which there is one more form, compiled for newer processors.
+pub(super) trait Work {
+    /// Must be `#[inline(always)]`, and so must be what belongs to that form.
+    fn run(self);
+}
+
+/// Does the work in the form for this processor.
+#[inline(always)]
+pub(super) fn fastest(work: impl Work) {
+    processor::fastest(work);
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! core's own cache: alone it would wait for them, so the look-ups of all words begin before the first is needed.
 
 use super::{Merges, NO_SYMBOL};
+use crate::bpe::simd::Work;
 
 /// Words that merge at a time.
 const LANES: usize = 16;
@@ -42,7 +43,8 @@ impl Lanes {
     }
 
     /// Merges all words to the end.
-    pub(super) fn merge(&mut self, merges: &Merges) {
+    #[inline(always)]
+    fn merge(&mut self, merges: &Merges) {
         let lanes = &mut self.lanes[..self.used];
         for lane in &mut *lanes {
             lane.rank(merges);
@@ -71,6 +73,19 @@ impl Lanes {
             lane.take(out);
             each(out.len());
         }
+    }
+}
+
+/// The words of all lanes, on their way to the end.
+pub(super) struct Merging<'a> {
+    pub(super) lanes: &'a mut Lanes,
+    pub(super) merges: &'a Merges,
+}
+
+impl Work for Merging<'_> {
+    #[inline(always)]
+    fn run(self) {
+        self.lanes.merge(self.merges);
     }
 }
 
@@ -177,6 +192,7 @@ impl Lane {
     }
 
     /// Finds what all pairs become, where that is still to do.
+    #[inline(always)]
     fn rank(&mut self, merges: &Merges) {
         if self.ranked {
             return;
