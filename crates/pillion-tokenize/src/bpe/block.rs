@@ -104,7 +104,7 @@ fn write_missed(
 ) {
     if word.key == ShortKey::NONE {
         return match long.get(&bytes[word.start..word.end], word.hash) {
-            Some(ids) => sink.append(|out| out.extend(ids.iter().map(|&id| u32::from_le_bytes(id)))),
+            Some(ids) => sink.push_bytes(ids),
             None => pending.push(*word, bytes, sink),
         };
     }

@@ -72,12 +72,13 @@ impl<'a> Sink<'a> {
         self.len += count;
     }
 
-    /// Lets `write` append to the list itself.
+    /// Appends ids as the cache of long words has them.
     #[inline]
-    pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u32>)) {
-        self.ids.truncate(self.len);
-        write(self.ids);
-        self.len = self.ids.len();
+    pub(super) fn push_bytes(&mut self, ids: &[[u8; 4]]) {
+        let start = self.len;
+        for (place, &id) in self.resize(start + ids.len())[start..].iter_mut().zip(ids) {
+            *place = u32::from_le_bytes(id);
+        }
     }
 
     #[inline(always)]
