@@ -1,5 +1,5 @@
 //! The way from JS to a backend and back, as the addon of the package goes it: a call that copies the rows, one wake-up, and a call
-//! that fetches what came as flat arrays.
+//! that writes what came into memory that is kept.
 
 use std::{
     collections::VecDeque,
@@ -7,8 +7,7 @@ use std::{
 };
 
 use napi::{
-    Env,
-    bindgen_prelude::{Function, Uint32ArraySlice},
+    bindgen_prelude::{BufferSlice, Function},
     threadsafe_function::ThreadsafeFunctionCallMode,
 };
 use napi_derive::napi;
@@ -64,14 +63,17 @@ impl Probe {
         self.backend.submit(&self.step).map_err(failed)
     }
 
-    /// The tokens of the oldest answer.
+    /// Writes the tokens of the oldest answer into memory of the caller's, and gives how many.
     #[napi]
-    pub fn take<'env>(&self, env: &'env Env) -> napi::Result<Uint32ArraySlice<'env>> {
+    pub fn take(&self, mut into: BufferSlice<'_>) -> napi::Result<u32> {
         let answer = lock(&self.answers).pop_front().unwrap_or_default();
-        match answer.error {
-            Some(error) => Err(failed(error)),
-            None => Uint32ArraySlice::copy_from(env, answer.tokens),
+        if let Some(error) = answer.error {
+            return Err(failed(error));
         }
+        for (place, token) in into.as_chunks_mut().0.iter_mut().zip(&answer.tokens) {
+            *place = token.to_ne_bytes();
+        }
+        Ok(answer.tokens.len() as u32)
     }
 }
 
