@@ -39,8 +39,11 @@ export declare class NativeEngine {
   constructor(options: string, wake: () => void)
   /** Whether Node stays alive for this engine. */
   setReferenced(referenced: boolean): void
-  /** Everything that happened since the last call, as one record. */
-  drain(): Uint32Array
+  /**
+   * Everything that happened since the last call, as one record: written into `target` if it is long enough, and then how many words;
+   * otherwise an array of its own.
+   */
+  drain(target: Uint32Array): number | Uint32Array
   /** Begins a run. A failure of any kind is the run's output. */
   generate(run: number, requestId: string, prompt: string | Uint32Array, addSpecialTokens: boolean, sampling: string): void
   /** Begins a run that answers a chat: `messages` and `template` are JSON. */

@@ -29,7 +29,7 @@ const headerWords = 10
 const kindOf = { run: 1, progress: 2, ready: 3, loadFailed: 4, log: 5, closed: 6, prediction: 7 } as const
 const flag = { finish: 1, error: 2, tokens: 4 } as const
 
-/** Calls `handle` with each event of a record, in order. */
+/** Calls `handle` with each event of a record, in order. The record may be written anew afterwards, so `handle` copies what it keeps of `data`. */
 export function readEvents(record: Uint32Array, handle: (event: EngineEvent) => void): void {
   const bytes = Buffer.from(record.buffer, record.byteOffset, record.byteLength)
   let at = 0

@@ -34,3 +34,12 @@ macro_rules! column {
 column!(u32, Uint32ArraySlice);
 column!(i32, Int32ArraySlice);
 column!(u8, Uint8ArraySlice);
+
+/// Writes the words into an array of the caller's and gives how many; if it is too short, gives its length and leaves it as it is.
+pub(crate) fn write_into(mut target: Uint32ArraySlice<'_>, words: &[u32]) -> Result<u32, usize> {
+    let room = target.len();
+    // SAFETY: no JS runs between here and the end of the call, so V8 neither moves nor frees the memory.
+    let target = unsafe { target.as_mut() };
+    target.get_mut(..words.len()).ok_or(room)?.copy_from_slice(words);
+    Ok(words.len() as u32)
+}

@@ -9,7 +9,7 @@ use std::{
 
 use napi::{
     Env, JsString, JsValue, Status,
-    bindgen_prelude::{Either, Function, Uint8Array, Uint32Array},
+    bindgen_prelude::{Either, Function, Uint8Array, Uint32Array, Uint32ArraySlice},
     sys,
     threadsafe_function::{ThreadsafeFunction, ThreadsafeFunctionCallMode},
 };
@@ -22,7 +22,7 @@ use pillion_tokenize::{TextArena, Tokenizer};
 
 use crate::{
     bridge::{self, EarlyBackend},
-    columns::Column,
+    columns::{Column, write_into},
     error::to_js,
     fallback::BridgeChoice,
     load::{LoadOptions, Model},
@@ -102,10 +102,15 @@ impl NativeEngine {
         });
     }
 
-    /// Everything that happened since the last call, as one record.
-    #[napi(catch_unwind, ts_return_type = "Uint32Array")]
-    pub fn drain(&self) -> Column<u32> {
-        Column(self.shared.outbox.drain())
+    /// Everything that happened since the last call, as one record: written into `target` if it is long enough, and then how many words;
+    /// otherwise an array of its own.
+    #[napi(catch_unwind, ts_return_type = "number | Uint32Array")]
+    pub fn drain(&self, target: Uint32ArraySlice<'_>) -> Either<u32, Column<u32>> {
+        let record = self.shared.outbox.drain();
+        match write_into(target, &record) {
+            Ok(count) => Either::A(count),
+            Err(_) => Either::B(Column(record)),
+        }
     }
 
     /// Begins a run. A failure of any kind is the run's output.

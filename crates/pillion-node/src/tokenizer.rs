@@ -21,7 +21,7 @@ use pillion_tokenize::{
 };
 
 use crate::{
-    columns::Column,
+    columns::{Column, write_into},
     cut::cut_to_tokens,
     desk,
     error::{on_pool, to_js},
@@ -438,15 +438,6 @@ impl Encoded {
         word_ids.map(|column| object.set("wordIds", Column(column))).transpose()?;
         Ok(())
     }
-}
-
-/// Writes the ids into an array and gives how many; if it is too short, gives its length and leaves it as it is.
-fn write_into(mut target: Uint32ArraySlice<'_>, ids: &[u32]) -> Result<u32, usize> {
-    let room = target.len();
-    // SAFETY: no JS runs between here and the end of the call, so V8 neither moves nor frees the memory.
-    let target = unsafe { target.as_mut() };
-    target.get_mut(..ids.len()).ok_or(room)?.copy_from_slice(ids);
-    Ok(ids.len() as u32)
 }
 
 fn encode_one(
