@@ -40,6 +40,8 @@ pub struct EngineOptions {
     pub model_name: String,
     /// The bell that the backend was told of, if it was started before; else the engine makes one.
     pub bell: Option<Bell>,
+    /// Called first of all on the engine's thread, for what only its owner may ask of the system.
+    pub on_thread_start: Option<fn()>,
 }
 
 /// A running engine. Dropping the handle closes it without waiting.
@@ -82,9 +84,15 @@ impl Engine {
             intake: intake.clone(),
         };
         let core = EngineCore::new(options.limits.clone(), shared, tokenizer, backend);
+        let on_thread_start = options.on_thread_start;
         thread::Builder::new()
             .name("pillion-engine".to_owned())
-            .spawn(move || run(core, &events, outputs.as_ref()))
+            .spawn(move || {
+                if let Some(on_thread_start) = on_thread_start {
+                    on_thread_start();
+                }
+                run(core, &events, outputs.as_ref());
+            })
             .map_err(|e| {
                 Error::new(ErrorCode::OutOfMemory, "the engine's thread could not be started").with_cause(e)
             })?;

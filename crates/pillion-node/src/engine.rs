@@ -31,6 +31,7 @@ use crate::{
     stream::Outbox,
     texts::{only_text, read_text},
     tokenizer::NativeTokenizer,
+    turns::ask_for_short_turns,
 };
 
 /// Wakes JS; weak, so that by itself it does not keep Node alive.
@@ -337,6 +338,7 @@ impl Shared {
             bridge: chosen.bridge.as_ref().map(|choice| choice.now().0),
             fallbacks: Vec::new(),
             model_name: options.model_name(),
+            on_thread_start: Some(ask_for_short_turns),
         };
         // Held over the start: the engine's first output can be in JS, which then asks for the engine, before this thread goes on.
         let mut state = self.lock();

@@ -22,6 +22,7 @@ mod predict;
 mod stream;
 mod texts;
 mod tokenizer;
+mod turns;
 
 use napi_derive::napi;
 
