@@ -47,7 +47,8 @@ fn attributes() -> Option<libc::sched_attr> {
     (status == 0).then_some(attributes)
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 
