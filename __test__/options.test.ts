@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { describe as show } from '../src/errors'
-import { nearest, toJson } from '../src/options'
+import { checkOptions, kinds, nearest, toJson } from '../src/options'
 
 describe('nearest', () => {
   const known = ['maxTokens', 'temperature', 'topP', 'topK', 'stop', 'signal']
@@ -20,6 +20,30 @@ describe('nearest', () => {
 
   test('a very long name costs little and is near to nothing', () => {
     expect(nearest('x'.repeat(1_000_000), known)).toBeUndefined()
+  })
+})
+
+describe('checkOptions', () => {
+  const shape = { count: kinds.count, name: kinds.string }
+  const check = (options: unknown) => () => checkOptions('call()', options, shape)
+
+  test.each([undefined, {}, { count: 1 }, { count: undefined, name: '' }, Object.create({ other: 1, count: 'x' })])(
+    'takes %j',
+    (options) => {
+      expect(check(options)).not.toThrow()
+    },
+  )
+
+  test.each([
+    [null, 'the options of call()'],
+    [[], 'the options of call()'],
+    [{ cuont: 1 }, 'did you mean "count"'],
+    [{ constructor: 1 }, 'constructor'],
+    [{ count: 0 }, 'an integer of at least 1'],
+    [Object.assign(Object.create({ count: 1 }) as object, { count: 'x' }), 'an integer of at least 1'],
+  ])('refuses %j', (options, reason) => {
+    expect(check(options)).toThrow(expect.objectContaining({ code: 'invalid_argument' }) as Error)
+    expect(check(options)).toThrow(reason)
   })
 })
 

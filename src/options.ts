@@ -67,9 +67,12 @@ export function checkOptions(where: string, options: unknown, shape: Shape): voi
   // Not `Object.entries`: this runs in every call, and so must make nothing and be compiled soon.
   for (const name in options as object) {
     const expected = Object.hasOwn(shape, name) ? shape[name] : undefined
-    if (expected === undefined) throw unknownOption(where, name, Object.keys(shape))
     const value: unknown = (options as Record<string, unknown>)[name]
-    if (value !== undefined && !expected.test(value)) throw invalidArgument(name, expected.expected, value)
+    if (expected !== undefined && (value === undefined || expected.test(value))) continue
+    // What is inherited is not refused, such as what somebody has added to all objects.
+    if (!Object.hasOwn(options as object, name)) continue
+    if (expected === undefined) throw unknownOption(where, name, Object.keys(shape))
+    throw invalidArgument(name, expected.expected, value)
   }
 }
 

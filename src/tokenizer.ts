@@ -196,19 +196,15 @@ export class Tokenizer {
 
   #encodeHere<C extends Col>(text: Text, options: EncodeOptions<C> | undefined): Encoding<C> {
     const handle = this.#native
-    const flags = simpleFlags(options)
-    if (flags !== undefined) return encodingOfIds(handle, this.#idsOf(text, options, flags))
-    const { json, columns } = crossing(options)
-    if (!columns) return encodingOfIds(handle, this.#idsOf(text, options, 0, json))
-    return encoding(
-      handle,
-      callNative(() => handle.encode(text, options?.pair, 0, json)),
-    )
-  }
-
-  #idsOf(text: Text, options: EncodeOptions<Col> | undefined, flags: number, json?: string): Uint32Array {
-    const ids = callNative(() => this.#native.encodeIds(text, options?.pair, room, flags, json))
-    return typeof ids === 'number' ? room.slice(0, ids) : ids
+    const { flags, json, columns } = crossing(options)
+    if (columns) {
+      return encoding(
+        handle,
+        callNative(() => handle.encode(text, options?.pair, flags, json)),
+      )
+    }
+    const ids = callNative(() => handle.encodeIds(text, options?.pair, room, flags, json))
+    return encodingOfIds(handle, typeof ids === 'number' ? room.slice(0, ids) : ids)
   }
 
   /**
@@ -388,18 +384,15 @@ interface Crossing {
   readonly columns: boolean
 }
 
-/** The options as flags; `undefined` if there are others than flags can say. */
-function simpleFlags(options: EncodeOptions<Col> | undefined): number | undefined {
-  if (options === undefined) return 0
-  const { include, addSpecialTokens, parseSpecialTokens, truncation } = options
-  if (include !== undefined || truncation !== undefined || typeof parseSpecialTokens === 'object') return undefined
-  return (addSpecialTokens === false ? 1 : 0) | (parseSpecialTokens === true ? 2 : 0)
-}
+const defaults: Crossing = { flags: 0, json: undefined, columns: false }
 
 function crossing(options: EncodeOptions<Col> | undefined): Crossing {
-  const flags = simpleFlags(options)
-  if (flags !== undefined) return { flags, json: undefined, columns: false }
-  const { include, addSpecialTokens, parseSpecialTokens, offsetUnit, truncation } = options ?? {}
+  if (options === undefined) return defaults
+  const { include, addSpecialTokens, parseSpecialTokens, offsetUnit, truncation } = options
+  if (include === undefined && truncation === undefined && typeof parseSpecialTokens !== 'object') {
+    const flags = (addSpecialTokens === false ? 1 : 0) | (parseSpecialTokens === true ? 2 : 0)
+    return { flags, json: undefined, columns: false }
+  }
   for (const name of include ?? []) {
     if (!columns.includes(name)) throw invalidArgument('include', `names among ${columns.join(', ')}`, name)
   }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::{Merges, NO_SYMBOL, Seed, pairs};
 
-/// The symbol of each character of the basic plane, and the bytes beside the character for which that is not certain.
+/// The symbol of each character of the basic plane, or of its first two bytes, and the bytes beside it for which that is not certain.
 #[derive(Default)]
 pub(super) struct CharSymbols {
     chars: Vec<CharSymbol>,
@@ -32,7 +32,7 @@ impl CharSymbol {
         self.0 & pairs::SYMBOL as u32
     }
 
-    /// Bytes of the character, of `len` bytes, that the symbol leaves out.
+    /// Bytes of the character that the symbol leaves out.
     #[inline(always)]
     fn left_out(self) -> usize {
         (self.0 >> pairs::BITS & 1) as usize
@@ -157,7 +157,7 @@ impl Beside {
         this
     }
 
-    /// The symbol of a character, and the bytes before and after it that could interfere.
+    /// The symbol of a character or of its first two bytes, whether it is the latter, and the bytes before and after it that could interfere.
     fn symbol_of(&self, merges: &Merges, c: char) -> Option<(u32, bool, BytesBeside)> {
         let mut buffer = [0; 4];
         let bytes = c.encode_utf8(&mut buffer).as_bytes();
