@@ -1,6 +1,6 @@
 // What a step costs on each bridge, from Rust and from JS, beside what it would cost without: `src/main.rs` says what is timed.
 //
-//   npm run build && npm run bench -- bridge [--only step,free,tensor,busy,memory,kill] [--rounds 5] [--calls 3000] [--steps 100000] [--kills 12] [--cpu 0]
+//   npm run build && npm run bench -- bridge [--only step,free,crowded,tensor,busy,memory,kill] [--rounds 5] [--calls 3000] [--steps 100000] [--kills 12] [--cpu 0]
 //     [--model .models/smollm2]
 //
 // Everything takes turns in each round. Pinned means that both sides share one processor, where a round trip is what the two sides do;
@@ -18,7 +18,7 @@ import { table } from '../tokenize/table'
 
 const here = path.dirname(fileURLToPath(import.meta.url))
 const root = path.resolve(here, '../..')
-const parts = ['step', 'free', 'tensor', 'busy', 'memory', 'kill'] as const
+const parts = ['step', 'free', 'crowded', 'tensor', 'busy', 'memory', 'kill'] as const
 const { values } = parseArgs({
   options: {
     only: { type: 'string', default: parts.join() },
@@ -66,6 +66,7 @@ ${os.cpus().length} cores (${cpu?.model.trim() ?? 'unknown'}), load ${os.loadavg
 `)
 if (only.includes('step')) await steps(['pinned', values.cpu], 'pinned to one processor')
 if (only.includes('free')) await steps([], 'free-running')
+if (only.includes('crowded')) crowded()
 if (only.includes('tensor')) await tensors()
 if (only.includes('busy')) await busy()
 if (only.includes('memory')) memory()
@@ -143,6 +144,26 @@ async function steps(pin: string[], title: string): Promise<void> {
       row('plain unary grpcio, Python to Python', 'peer', 'unary'),
     ],
   )
+}
+
+/** Calls of the package on one processor with another process that never rests. */
+function crowded(): void {
+  const pin = ['pinned', values.cpu, process.execPath]
+  const other = spawn(program, [...pin, '--eval', 'for (;;);'], { stdio: 'ignore' })
+  try {
+    const json = JSON.stringify({ ...setup, calls: Math.ceil(calls / 4), warmUp: Math.ceil(calls / 20) })
+    const predict = [...pin, '--import', 'tsx', path.join(here, 'predict.mts'), json]
+    const found = Array.from({ length: rounds }, () => lines(program, predict)).flat()
+    const of = (bridge: string, part: 'p50' | 'p99'): string =>
+      fixed(median(found.filter(({ who }) => who === bridge).map(({ us }) => us[part])))
+    print(
+      'engine.predict(7) in JS beside a busy loop on the same processor',
+      ['', 'p50', 'p99'],
+      bridges.map((bridge) => [bridge, of(bridge, 'p50'), of(bridge, 'p99')]),
+    )
+  } finally {
+    other.kill()
+  }
 }
 
 async function timePeer(pin: string[], who: string): Promise<Line> {
