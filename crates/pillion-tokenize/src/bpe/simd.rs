@@ -153,7 +153,7 @@ mod plain {
 
     #[cfg(not(target_arch = "x86_64"))]
     #[inline(always)]
-    pub(in crate::bpe) fn fastest(work: impl Work) {
+    pub(in crate::bpe) fn fastest(work: impl super::Work) {
         work.run();
     }
 
