@@ -7,6 +7,8 @@ import { counters, finish, root, step } from './lib/steps.mjs'
 const check = { count: counters.one, keepGoing: true }
 await step('rustfmt', 'cargo', ['fmt', '--all', '--check'], check)
 await step('clippy', 'cargo', ['clippy', '--workspace', '--all-targets', '--quiet', '--', '-D', 'warnings'], check)
+const portable = ['clippy', '-p', 'pillion-backend-worker', '--features', 'portable', '--all-targets', '--quiet']
+await step('clippy, as on other systems', 'cargo', [...portable, '--', '-D', 'warnings'], check)
 await step('prettier', 'npx', ['prettier', '--check', '.'], check)
 await step('eslint', 'npx', ['eslint', '.'], check)
 await step('tsc', 'npx', ['tsc', '--noEmit'], check)

@@ -12,9 +12,10 @@ use pillion_core::{
 
 use crate::{
     flight::{Flight, MAX_IN_FLIGHT},
-    link::{Link, Reader, lock},
+    link::{Link, lock},
     mailbox::Mailbox,
-    options::WorkerOptions,
+    options::{Transport, WorkerOptions},
+    shm::{self, ReaderPlace},
     supervisor::Supervisor,
 };
 
@@ -41,7 +42,7 @@ pub(crate) struct Shared {
     pub(crate) flight: Arc<Mutex<Flight>>,
     pub(crate) status: Mutex<Status>,
     /// Present while answers may come that the engine's own thread takes.
-    pub(crate) reader: Arc<Mutex<Option<Reader>>>,
+    pub(crate) reader: ReaderPlace,
 }
 
 /// The worker as the supervisor sees it.
@@ -82,6 +83,9 @@ impl Backend for WorkerBackend {
         let options = self.options.take();
         let options =
             options.ok_or_else(|| Error::internal("the worker backend was started twice, or after it was closed"))?;
+        if options.transport == Transport::Shm && options.attach.is_none() {
+            shm::check()?;
+        }
         let mailbox = Arc::new(Mailbox::new()?);
         let supervisor = Supervisor::new(options, Arc::clone(&self.shared), Arc::clone(&mailbox), events);
         thread::Builder::new()

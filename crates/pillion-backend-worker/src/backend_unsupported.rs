@@ -1,4 +1,4 @@
-//! What stands in for the worker backend where a child cannot be tied to its parent's life.
+//! What stands in for the worker backend where there are no Unix sockets to pass descriptors and steps over.
 
 use std::time::Duration;
 
@@ -8,8 +8,7 @@ use pillion_core::{
 
 use crate::options::WorkerOptions;
 
-/// Refuses to start, over shared memory and over gRPC: this system has no memory files, no eventfd and no parent-death signal, with which a
-/// worker is reached, heard and tied to this process.
+/// Refuses to start, over shared memory and over gRPC.
 #[derive(Debug)]
 pub struct WorkerBackend {
     events: Option<BackendEvents>,
@@ -54,6 +53,6 @@ impl Backend for WorkerBackend {
 }
 
 fn refused() -> Error {
-    let remedy = if cfg!(unix) { "use the embedded bridge" } else { "use Linux; on Windows it runs in WSL 2" };
-    Error::new(ErrorCode::BridgeUnavailable, "the bridges shm and grpc run on Linux only").with_remedy(remedy)
+    Error::new(ErrorCode::BridgeUnavailable, "the bridges shm and grpc need Unix sockets, which this system lacks")
+        .with_remedy("on Windows run in WSL 2")
 }

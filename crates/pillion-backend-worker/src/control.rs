@@ -25,13 +25,18 @@ pub(crate) const TRANSPORT_VERSION: u32 = 1;
 const MAX_FRAME: usize = 4 << 20;
 /// Descriptors that one message may carry.
 const MAX_FDS: usize = 7;
+/// Apple's systems say it of the socket instead.
+#[cfg(not(target_vendor = "apple"))]
+const NO_SIGNAL: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const NO_SIGNAL: SendFlags = SendFlags::empty();
 
 /// What Rust says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub(crate) enum ToWorker {
     /// Map the rings, or listen, and load. Carries the descriptors: ring of steps, ring of answers, doorbell of steps, doorbell of answers,
-    /// page of life; with a pool, those of inputs and of results before the page; or, with `grpc`, the page of life alone.
+    /// page of life; with a pool, those of inputs and of results before the page; or, with `grpc`, the page of life alone. The page is there on Linux.
     Load {
         /// What to load.
         config: Box<LoadConfig>,
@@ -120,6 +125,8 @@ impl Control {
     /// Takes one end of a pair.
     pub(crate) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
+        #[cfg(target_vendor = "apple")]
+        rustix::net::sockopt::set_socket_nosigpipe(&stream, true)?;
         Ok(Self { stream, decoder: FrameDecoder::default(), unsent: Vec::new() })
     }
 
@@ -142,7 +149,7 @@ impl Control {
                 return Err(Error::internal("too many descriptors for one message"));
             }
             let head = [io::IoSlice::new(&frame)];
-            let sent = rustix::net::sendmsg(&self.stream, &head, &mut ancillary, SendFlags::NOSIGNAL)
+            let sent = rustix::net::sendmsg(&self.stream, &head, &mut ancillary, NO_SIGNAL)
                 .map_err(|e| Error::internal(format!("descriptors could not be sent: {e}")))?;
             frame.drain(..sent);
         }

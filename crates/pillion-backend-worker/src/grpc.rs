@@ -9,6 +9,11 @@ mod detached;
 mod folder;
 mod messages;
 mod ready;
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
+mod stranger;
+#[cfg(not(all(target_os = "linux", not(feature = "portable"))))]
+#[path = "grpc/stranger_portable.rs"]
+mod stranger;
 mod stream;
 
 use pillion_core::{Error, ErrorCode, Result};

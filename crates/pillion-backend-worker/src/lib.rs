@@ -1,38 +1,44 @@
 //! Runs the model in a supervised Python process.
 //!
 //! [`WorkerBackend`] is the engine's handle. A supervisor thread starts the process, shakes hands with it, watches it and starts it anew
-//! when it dies; steps go past it, through shared memory, and their answers come back on a thread of their own. Nothing here knows
-//! what a step means, and only `process`, `shm` and one file of `grpc` hold unsafe code.
+//! when it dies; steps go past it, through shared memory or gRPC. Nothing here knows what a step means, and only `process`, `shm` and
+//! one file of `grpc` hold unsafe code.
+//!
+//! Linux has all of it, other Unix systems gRPC alone: `shm_unsupported` and `grpc/stranger_portable` stand in for what they lack. With the
+//! feature `portable` Linux goes without too, which is how the tests run that form.
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod backend;
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(unix))]
 #[path = "backend_unsupported.rs"]
 mod backend;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod control;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod flight;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod grpc;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod lines;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod link;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod mailbox;
 mod options;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod process;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod restart;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod session;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
 mod shm;
-#[cfg(target_os = "linux")]
+#[cfg(all(unix, not(all(target_os = "linux", not(feature = "portable")))))]
+#[path = "shm_unsupported.rs"]
+mod shm;
+#[cfg(unix)]
 mod supervisor;
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 mod verdict;
 
 pub use backend::WorkerBackend;

@@ -1,4 +1,4 @@
-//! The worker's process: its start, its signals, its end. Linux.
+//! The worker's process: its start, its signals, its end.
 
 #![expect(unsafe_code, reason = "what a child does between fork and exec must be set through an unsafe function")]
 
@@ -49,7 +49,7 @@ pub(crate) struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Starts the process with `socket` as its end of the control socket. It dies with the calling thread, which must therefore outlive it.
+    /// Starts the process with `socket` as its end of the control socket. On Linux it dies with the calling thread, which must therefore outlive it.
     pub(crate) fn spawn(options: &WorkerOptions, socket: UnixStream, mailbox: &Arc<Mailbox>) -> Result<Self> {
         let fd = socket.as_raw_fd();
         let mut command = Command::new(&options.python);
@@ -61,6 +61,8 @@ impl WorkerProcess {
             // SAFETY: `socket` is open in this process until `spawn` has returned, and the child has a copy of all descriptors.
             let socket = unsafe { BorrowedFd::borrow_raw(fd) };
             rustix::io::fcntl_setfd(socket, FdFlags::empty())?;
+            // Elsewhere the end of the control socket says that the parent is gone.
+            #[cfg(all(target_os = "linux", not(feature = "portable")))]
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             // The parent may have died before the signal was asked for.
             if rustix::process::getppid() == Some(parent) { Ok(()) } else { Err(Errno::SRCH.into()) }

@@ -24,7 +24,7 @@ use crate::{
     mailbox::Mailbox,
     options::WorkerOptions,
     process::WorkerProcess,
-    shm::Doorbell,
+    shm::{Doorbell, Life},
     verdict::{check_version, lost, no_socket, not_ready},
 };
 
@@ -428,7 +428,11 @@ impl<'a> Session<'a> {
         let options = self.context.options;
         let channel = Channel::new(options, self.context.events)?;
         let (shape, pool, listen) = match &channel.carrier {
-            Carrier::Shm(rings) => (Some(rings.shape), rings.pools.as_ref().map(|pools| pools.shape), None),
+            Carrier::Shm(rings) => {
+                self.step_bell = Some(rings.step_bell()?);
+                let (shape, pool) = rings.shapes();
+                (Some(shape), pool, None)
+            }
             Carrier::Grpc(folder, _) => {
                 let path = folder.socket().to_string_lossy().into_owned();
                 (None, None, Some(Listen { path, max_record_bytes: options.max_record_bytes as u64 }))
@@ -442,16 +446,12 @@ impl<'a> Session<'a> {
             pool,
             grpc: listen,
         };
-        let mut fds = Vec::new();
-        if let Carrier::Shm(r) = &channel.carrier {
-            fds.extend([r.steps.file(), r.answers.file(), r.step_bell.fd(), r.answer_bell.fd()]);
-            if let Some(pools) = &r.pools {
-                fds.extend([pools.inputs.file(), pools.results.file()]);
-            }
-        }
-        fds.push(channel.life.file());
+        let mut fds = match &channel.carrier {
+            Carrier::Shm(rings) => rings.fds(),
+            Carrier::Grpc(..) => Vec::new(),
+        };
+        fds.extend(channel.life.as_ref().map(Life::file));
         self.control.send(&message, &fds)?;
-        self.step_bell = channel.step_bell()?;
         self.channel = Some(channel);
         Ok(())
     }

@@ -9,8 +9,16 @@ mod life;
 mod pool;
 mod region;
 mod ring;
+mod rings;
+mod shape;
 
 pub(crate) use doorbell::Doorbell;
 pub(crate) use life::{Life, Watch};
-pub(crate) use pool::{Borrower, Lender, PoolShape};
-pub(crate) use ring::{RingReader, RingShape, RingWriter, create};
+pub(crate) use rings::{ReaderPlace, Receiver, Rings, Sender};
+pub(crate) use shape::{PoolShape, RingShape};
+
+/// Whether there is shared memory on this system.
+#[expect(clippy::unnecessary_wraps, reason = "elsewhere there is none")]
+pub(crate) fn check() -> pillion_core::Result<()> {
+    Ok(())
+}

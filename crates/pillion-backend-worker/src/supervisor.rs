@@ -19,7 +19,7 @@ use crate::{
     session::{Context, Session, SessionEnd},
 };
 
-/// Owns the process. Its thread must outlive it, since the process dies with the thread that started it.
+/// Owns the process. Its thread must outlive it, since on Linux the process dies with the thread that started it.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
     options: WorkerOptions,

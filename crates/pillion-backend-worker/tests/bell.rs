@@ -1,6 +1,6 @@
 //! A worker that wakes the thread that waits for its answers, with no thread in between.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(feature = "portable")))]
 #![expect(clippy::unwrap_used, reason = "tests; clippy knows only functions that are marked as such")]
 
 mod common;

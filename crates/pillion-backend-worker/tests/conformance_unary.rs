@@ -1,7 +1,7 @@
 //! The cases that every bridge passes, over the unary calls of `proto/worker.proto` in place of the stream: they are forms of the same
 //! handler, which this shows by hand, since an engine uses the stream.
 
-#![cfg(target_os = "linux")]
+#![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "tests; clippy knows only functions that are marked as such")]
 
 #[allow(dead_code, clippy::all, clippy::pedantic, missing_docs, unreachable_pub, reason = "generated")]

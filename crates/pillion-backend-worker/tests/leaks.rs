@@ -1,7 +1,7 @@
 //! Everything that a worker may do wrong, one after the other: each ends in a typed error that names the cause, and afterwards nothing of
 //! it is left. In a file of its own, because what is counted belongs to the whole process.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(feature = "portable")))]
 #![expect(clippy::unwrap_used, reason = "tests; clippy knows only functions that are marked as such")]
 
 mod common;

@@ -1,6 +1,6 @@
 //! The cases of `cases/`, over shared memory.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(feature = "portable")))]
 #![expect(clippy::unwrap_used, reason = "tests; clippy knows only functions that are marked as such")]
 
 mod cases;

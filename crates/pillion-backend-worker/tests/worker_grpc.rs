@@ -1,6 +1,6 @@
 //! The cases of `cases/`, over gRPC.
 
-#![cfg(target_os = "linux")]
+#![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "tests; clippy knows only functions that are marked as such")]
 
 mod cases;

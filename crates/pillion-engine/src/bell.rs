@@ -2,6 +2,8 @@
 //!
 //! Where there is none, as on other systems than Linux, the thread waits at the queue itself.
 
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "what belongs to the bell"))]
+
 use std::{
     sync::{Arc, atomic::AtomicBool},
     time::Instant,

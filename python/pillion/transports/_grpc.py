@@ -15,6 +15,7 @@ import queue
 import socket
 import stat
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
@@ -36,8 +37,8 @@ OLDEST_PROTOCOL: Final = max(1, PROTOCOL - 1)
 
 ERROR_KEY: Final = "pillion-error-bin"
 _SERVICE: Final = "pillion.worker.v1.Worker"
-# Of a Unix socket's address, without the closing zero.
-_MAX_PATH: Final = 107
+# Of a Unix socket's address, without the closing zero. Systems that descend from BSD have less than Linux.
+_MAX_PATH: Final = 107 if sys.platform == "linux" else 103
 # Headers have to fit into what an HTTP/2 client takes.
 _MAX_QUOTED: Final = 2000
 # What a message has beyond its record.

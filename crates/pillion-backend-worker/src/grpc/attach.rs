@@ -3,10 +3,10 @@
 //! Everything happens on the supervisor's thread. What is lost here is the connection; a new one is to the same worker, or to another in its
 //! place, and begins with every slot free.
 
-use std::{borrow::Cow, os::fd::OwnedFd, path::Path, sync::Arc, time::Duration};
+use std::{borrow::Cow, path::Path, sync::Arc, time::Duration};
 
 use pillion_core::{BackendEvent, BackendEvents, Error, ErrorCode, LoadConfig, ModelSource, Result, WorkerInfo};
-use rustix::process::{Pid, PidfdFlags};
+use rustix::process::Pid;
 use tokio::{
     io::unix::AsyncFd,
     task::JoinHandle,
@@ -18,13 +18,14 @@ use super::{
     client::{Client, Failure},
     detached, proto,
     ready::watch,
+    stranger::Stranger,
     stream::{StepSender, carry},
 };
 use crate::{
     backend::WorkerState,
     flight::Flight,
     link::{Arrivals, Link, lock},
-    mailbox::{Mail, Mailbox},
+    mailbox::Mail,
     options::{Attach, SuperviseOptions},
     session::{Context, SessionEnd, after},
 };
@@ -91,7 +92,7 @@ impl Attached<'_, '_> {
         if let Ok(mut guard) = self.mail.readable().await {
             guard.clear_ready();
         }
-        self.context.mailbox.take_if_any()
+        self.context.mailbox.take()
     }
 
     async fn reach(&self) -> Result<Reached> {
@@ -292,17 +293,9 @@ impl Drop for Pulse {
 /// Until the process ends; for ever if the system does not show it to us.
 async fn process_end(pid: Option<u32>) {
     let pid = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-    let fd: Option<OwnedFd> = pid.and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK).ok());
-    match fd.map(watch) {
-        Some(Ok(fd)) => drop(fd.readable().await),
-        _ => std::future::pending().await,
-    }
-}
-
-impl Mailbox {
-    /// As `take`, for one who may have been woken for nothing.
-    fn take_if_any(&self) -> Mail {
-        if self.has_mail() { self.take() } else { Mail::default() }
+    match pid.and_then(|pid| Stranger::find(pid).ok()) {
+        Some(process) => process.ended().await,
+        None => std::future::pending().await,
     }
 }
 

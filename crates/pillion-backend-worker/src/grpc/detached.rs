@@ -10,10 +10,10 @@ use std::{
 };
 
 use pillion_core::{Error, ErrorCode, Result, WorkerExit};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, Signal};
 use tokio::time::timeout;
 
-use super::ready::watch;
+use super::stranger::Stranger;
 use crate::options::WorkerOptions;
 
 /// Read first by the interpreter. The process leaves its session and prints its id; what it prints later goes to a file.
@@ -66,12 +66,11 @@ impl Process {
 
     /// Asks it to end, and ends it if it has not within that time.
     pub(super) async fn end(&self, wait: Duration) {
-        // A process that cannot be opened has ended.
-        let Ok(process) = rustix::process::pidfd_open(self.pid, PidfdFlags::NONBLOCK).map(watch) else { return };
-        let Ok(process) = process else { return };
-        let _ = rustix::process::pidfd_send_signal(process.get_ref(), Signal::TERM);
-        if timeout(wait, process.readable()).await.is_err() {
-            let _ = rustix::process::pidfd_send_signal(process.get_ref(), Signal::KILL);
+        // One that is not found has ended.
+        let Ok(process) = Stranger::find(self.pid) else { return };
+        process.signal(Signal::TERM);
+        if timeout(wait, process.ended()).await.is_err() {
+            process.signal(Signal::KILL);
         }
     }
 

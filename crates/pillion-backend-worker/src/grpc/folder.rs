@@ -10,8 +10,8 @@ use std::{
 
 use pillion_core::{Error, ErrorCode, Result};
 
-/// Bytes of a Unix socket's address, without the closing zero.
-pub(super) const MAX_PATH: usize = 107;
+/// Bytes of a Unix socket's address, without the closing zero. Linux has four more than the systems that descend from BSD.
+pub(super) const MAX_PATH: usize = if cfg!(target_os = "linux") { 107 } else { 103 };
 /// A name that is taken is not tried again; so many in a row are no chance.
 const ATTEMPTS: u32 = 16;
 
@@ -105,7 +105,7 @@ mod tests {
     fn a_path_that_is_too_long_or_cannot_be_made_is_named() {
         let parent = tempfile::tempdir().unwrap();
         let long = SocketFolder::within(&parent.path().join("x".repeat(100))).unwrap_err();
-        assert!(long.message().contains("107 are possible"), "{long}");
+        assert!(long.message().contains(&format!("{MAX_PATH} are possible")), "{long}");
         let missing = SocketFolder::within(&parent.path().join("missing")).unwrap_err();
         assert!(missing.code() == ErrorCode::BridgeUnavailable && missing.message().contains("missing"), "{missing}");
     }

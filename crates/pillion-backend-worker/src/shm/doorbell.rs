@@ -56,17 +56,8 @@ impl Doorbell {
 
     /// Whether somebody has filled the counter to its brim.
     pub(crate) fn is_full(&self) -> bool {
-        !self.is(PollFlags::OUT)
-    }
-
-    /// Whether [`Self::wait`] would not wait.
-    pub(crate) fn has_rung(&self) -> bool {
-        self.is(PollFlags::IN)
-    }
-
-    fn is(&self, ready: PollFlags) -> bool {
-        let mut fds = [PollFd::new(&self.0, ready)];
-        rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok_and(|n| n > 0)
+        let mut fds = [PollFd::new(&self.0, PollFlags::OUT)];
+        !rustix::event::poll(&mut fds, Some(&Timespec::default())).is_ok_and(|n| n > 0)
     }
 
     /// Waits for a ring; gives how many there were since the last time.

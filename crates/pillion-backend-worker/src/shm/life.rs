@@ -36,8 +36,9 @@ pub(crate) struct Watch {
 }
 
 impl Life {
-    pub(crate) fn new() -> Result<Self> {
-        Region::create("pillion-life", rustix::param::page_size()).map(|region| Self(Arc::new(region)))
+    /// `None` on a system that has no such lock.
+    pub(crate) fn new() -> Result<Option<Self>> {
+        Region::create("pillion-life", rustix::param::page_size()).map(|region| Some(Self(Arc::new(region))))
     }
 
     /// To be sent to the worker.
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
 
     fn watched(value: u32) -> (Arc<Region>, Option<Watch>, mpsc::Receiver<()>) {
-        let life = Life::new().unwrap();
+        let life = Life::new().unwrap().unwrap();
         let region = Arc::clone(&life.0);
         word(&region).store(value, Ordering::Release);
         let (send, ended) = mpsc::channel();

@@ -10,13 +10,11 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
+use super::{region::Region, shape::PoolShape};
 use pillion_core::{
     Error, Result,
     forward::{Place, Tensor, TensorMemory},
 };
-use serde::{Deserialize, Serialize};
-
-use super::region::Region;
 
 /// Where the data begin.
 const HEADER_LEN: usize = 4096;
@@ -26,16 +24,6 @@ const NUM_PLACES: u32 = 256;
 const ALIGN: usize = 64;
 /// Shorter ones travel in the record, where copying costs less than this bookkeeping.
 const MIN_LEN: usize = 64 << 10;
-
-/// The size of a pool, told to the other side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct PoolShape {
-    /// How many words there are in the first page.
-    places: u32,
-    /// Bytes of the data.
-    bytes: u64,
-}
 
 impl PoolShape {
     /// For at most so many bytes of tensors at once. Memory is taken only as it is used.

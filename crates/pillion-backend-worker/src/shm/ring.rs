@@ -14,10 +14,8 @@
 
 use std::os::fd::BorrowedFd;
 
+use super::{region::Region, shape::RingShape};
 use pillion_core::{Error, ErrorCode, Result};
-use serde::{Deserialize, Serialize};
-
-use super::region::Region;
 
 /// Where the slots begin.
 pub(crate) const HEADER_LEN: usize = 4096;
@@ -31,16 +29,6 @@ const KEEP: usize = 256 << 10;
 
 const KIND_RECORD: u32 = 1;
 const KIND_END: u32 = 2;
-
-/// The sizes of a ring, told to the other side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) struct RingShape {
-    /// How many slots.
-    pub(crate) slots: u32,
-    /// Bytes of each.
-    pub(crate) slot_bytes: u64,
-}
 
 impl RingShape {
     /// For records of up to `max_record` bytes, of which `slots` may be under way.

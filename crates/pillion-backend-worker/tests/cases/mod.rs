@@ -30,6 +30,8 @@ fn garbage_on_stdout_is_logged_and_nothing_else() {
     h.close(LONG);
 }
 
+/// By the page of life, which is Linux's own.
+#[cfg(all(target_os = "linux", not(feature = "portable")))]
 #[test]
 fn a_large_worker_is_lost_before_its_end_is_complete() {
     let mut o = fake();
