@@ -2,6 +2,7 @@
 //! that writes what came into memory that is kept.
 
 use std::{
+    cell::Cell,
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
 };
@@ -17,6 +18,14 @@ use pillion_core::{
 };
 
 use crate::drive::{Bridge, Setup};
+
+/// The package's own.
+#[path = "../../../crates/pillion-node/src/turns.rs"]
+mod turns;
+
+thread_local! {
+    static HAS_SHORT_TURNS: Cell<bool> = const { Cell::new(false) };
+}
 
 /// One backend.
 #[napi]
@@ -39,8 +48,14 @@ impl Probe {
         let (ready, is_ready) = mpsc::channel();
         let inbox = Arc::clone(&answers);
         let mut backend = setup.backend(bridge, setup.stub_model());
+        // There is no engine here. Over shared memory the backend's thread waits for answers where the package's engine does, and so asks for
+        // what the engine's thread asks for.
+        let waits = bridge == Bridge::Shm;
         let events = BackendEvents::new(move |event| match event {
             BackendEvent::StepDone(output) => {
+                if waits && HAS_SHORT_TURNS.with(|has| !has.replace(true)) {
+                    turns::ask_for_short_turns();
+                }
                 lock(&inbox).push_back(output);
                 wake.call((), ThreadsafeFunctionCallMode::NonBlocking);
             }
