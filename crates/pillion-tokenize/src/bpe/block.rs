@@ -4,6 +4,7 @@ use super::ByteLevelBpe;
 use super::cache::{LongCache, ShortCache};
 use super::pending::Pending;
 use super::scan::{Piece, Scanner};
+use super::simd;
 use super::sink::Sink;
 use super::window::{Tail, Window};
 use super::word::{MAX_SHORT, ShortKey, Word};
@@ -25,7 +26,7 @@ impl Block {
 
     /// Finds the words from `start` on, and begins to bring near where the caches have them. Gives where the next word begins.
     #[inline(always)]
-    pub(super) fn fill<S: Scanner>(
+    pub(super) fn fill<S: Scanner, B: simd::Block>(
         &mut self,
         tokenizer: &ByteLevelBpe,
         scanner: S,
@@ -52,7 +53,7 @@ impl Block {
         let mut found = 0;
         while start < piece.bytes.len() && found < ENOUGH {
             let mut tail = Tail::new();
-            if let Some(window) = Window::load(piece.bytes, start, &mut tail) {
+            if let Some(window) = Window::<B>::load(piece.bytes, start, &mut tail) {
                 let (mut starts, mut from) = (scanner.starts(&window), 0);
                 while starts != 0 {
                     let to = starts.trailing_zeros() as usize;
@@ -110,6 +111,9 @@ fn write_missed(
     }
     if let Some(tokens) = short.get_second(word.key, word.hash) {
         return sink.push_word(tokens);
+    }
+    if let Some(tokens) = short.get_many(word.key, word.hash) {
+        return sink.push_many(tokens);
     }
     tokenizer.vocab.touch_short(word.hash);
     pending.push(*word, bytes, sink);

@@ -4,7 +4,7 @@ use super::hash::slot_of;
 use super::map::Table;
 use super::simd::prefetch;
 use super::vocab::Vocab;
-use super::word::ShortKey;
+use super::word::{MAX_SHORT, ShortKey};
 
 /// The most tokens of a word that [`ShortCache`] keeps.
 pub(super) const MAX_INLINE: usize = 4;
@@ -35,7 +35,21 @@ struct Pair([Slot; 2]);
 pub(super) struct ShortCache {
     pairs: Table<Pair>,
     inserted: usize,
+    /// The words of more tokens that came last. Few, and the first to go: of most such words there will never be another, but some, such
+    /// as runs of spaces in the code of a vocabulary without tokens for these, come again and again.
+    many: Table<Many>,
 }
+
+/// A word of more than [`MAX_INLINE`] tokens, of which none is empty.
+#[derive(Clone, Copy)]
+#[repr(align(16))]
+struct Many {
+    key: ShortKey,
+    ids: [u32; MAX_SHORT],
+    count: u32,
+}
+
+const FEW: usize = 1 << 8;
 
 /// Ids below this are of tokens that come often: vocabularies are trained from the most common down.
 const COMMON: u32 = 1 << 16;
@@ -84,7 +98,8 @@ impl Pair {
 
 impl ShortCache {
     pub(super) fn new() -> Self {
-        Self { pairs: Table::new(Pair([EMPTY; 2]), FIRST_PAIRS), inserted: 0 }
+        let nothing = Many { key: ShortKey::NONE, ids: [0; MAX_SHORT], count: 0 };
+        Self { pairs: Table::new(Pair([EMPTY; 2]), FIRST_PAIRS), inserted: 0, many: Table::new(nothing, FEW) }
     }
 
     /// The tokens of the word and their number, if it stands in its first pair.
@@ -99,16 +114,26 @@ impl ShortCache {
         self.pairs[slot_of(hash, self.pairs.len()) ^ 1].get(key)
     }
 
+    /// The tokens of a word of more than [`MAX_INLINE`], if it came lately.
+    #[inline]
+    pub(super) fn get_many(&self, key: ShortKey, hash: u64) -> Option<&[u32]> {
+        let word = &self.many[slot_of(hash, FEW)];
+        if word.key == key { word.ids.get(..word.count as usize) } else { None }
+    }
+
     /// Begins to bring the pair near that [`Self::get`] reads.
     #[inline(always)]
     pub(super) fn touch(&self, hash: u64) {
         prefetch(&self.pairs, slot_of(hash, self.pairs.len()));
     }
 
-    /// Keeps the word if it has up to [`MAX_INLINE`] tokens: in its first pair, or in its second one if that has room and the first has
+    /// Keeps the word, if it has up to [`MAX_INLINE`] tokens in its first pair, or in its second one if that has room and the first has
     /// none, or else in place of the older in the first.
     pub(super) fn insert(&mut self, key: ShortKey, hash: u64, tokens: &[u32], vocab: &Vocab) {
-        if tokens.is_empty() || tokens.len() > MAX_INLINE {
+        if tokens.len() > MAX_INLINE {
+            return self.insert_many(key, hash, tokens);
+        }
+        if tokens.is_empty() {
             return;
         }
         if self.inserted > self.pairs.len() && self.pairs.len() < MAX_PAIRS {
@@ -122,6 +147,14 @@ impl ShortCache {
         let mut ids = [0; MAX_INLINE];
         ids[..tokens.len()].copy_from_slice(tokens);
         self.put(Slot::new(key, ids, tokens.len()), hash);
+    }
+
+    fn insert_many(&mut self, key: ShortKey, hash: u64, tokens: &[u32]) {
+        let word = &mut self.many[slot_of(hash, FEW)];
+        if let Some(ids) = word.ids.get_mut(..tokens.len()) {
+            ids.copy_from_slice(tokens);
+            (word.key, word.count) = (key, tokens.len() as u32);
+        }
     }
 
     fn put(&mut self, slot: Slot, hash: u64) {

@@ -8,7 +8,7 @@ use super::normalize;
 use super::pattern::with_scanner;
 use super::pending::Pending;
 use super::scan::{Piece, Scanner};
-use super::simd::{Work, fastest};
+use super::simd::{self, Work, fastest};
 use super::sink::Sink;
 
 /// The longest text that the engine takes, in bytes.
@@ -147,12 +147,12 @@ struct Words<'a, 'b, S> {
 
 impl<S: Scanner> Work for Words<'_, '_, S> {
     #[inline(always)]
-    fn run(self) {
+    fn run<B: simd::Block>(self) {
         let Self { tokenizer, scanner, piece, scratch, sink } = self;
         let Scratch { short, long, pending, block, .. } = scratch;
         let mut start = 0;
         while start < piece.bytes.len() {
-            start = block.fill(tokenizer, scanner, piece, start, (short, long));
+            start = block.fill::<S, B>(tokenizer, scanner, piece, start, (short, long));
             block.write(tokenizer, piece.bytes, (short, long), pending, sink);
             if pending.is_full() {
                 pending.settle(tokenizer, piece.bytes, short, long, sink);

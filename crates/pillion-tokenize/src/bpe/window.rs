@@ -11,9 +11,9 @@ use super::word::{KEY_BYTES, ShortKey};
 const BYTES: usize = simd::BYTES + KEY_BYTES;
 
 /// The bytes from a place in a text that begins a pre-token. They end with bytes that are not ASCII where the text ends.
-pub(super) struct Window<'a> {
+pub(super) struct Window<'a, B> {
     bytes: &'a [u8; BYTES],
-    block: Block,
+    block: B,
 }
 
 /// Texts that end sooner are not worth it.
@@ -28,7 +28,7 @@ impl Tail {
     }
 }
 
-impl<'a> Window<'a> {
+impl<'a, B: Block> Window<'a, B> {
     /// The bytes from `start` on, if they are worth looking at together: at least sixteen, and those ASCII.
     #[inline(always)]
     pub(super) fn load(bytes: &'a [u8], start: usize, tail: &'a mut Tail) -> Option<Self> {
@@ -44,7 +44,7 @@ impl<'a> Window<'a> {
             }
         };
         let (block, _) = bytes.split_first_chunk::<{ simd::BYTES }>()?;
-        let block = Block::load(block);
+        let block = B::load(block);
         (block.wide() as u16 == 0).then_some(Self { bytes, block })
     }
 

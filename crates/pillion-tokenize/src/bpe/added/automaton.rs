@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use crate::bpe::simd::{self, Block};
+use crate::bpe::simd::{self, Block, Work, fastest};
 
 /// An Aho-Corasick automaton. A state stands for the longest part of the text so far that begins a pattern.
 pub(super) struct Automaton {
@@ -26,6 +26,37 @@ struct State {
     /// Where to go on if no edge fits, or [`DEAD`] if the best match would be lost.
     fail: u32,
     best: Option<Best>,
+}
+
+/// The way to the next byte that may begin a pattern, if only few bytes do.
+struct Skip<'a> {
+    firsts: [u8; MAX_FEW],
+    second: &'a [bool; 256],
+    text: &'a [u8],
+    /// From where on; then where that byte is, or else where the last bytes begin, which are too few to look at together.
+    end: &'a mut Result<usize, usize>,
+}
+
+impl Work for Skip<'_> {
+    #[inline(always)]
+    fn run<B: Block>(self) {
+        let Self { firsts, second, text, end } = self;
+        let (Ok(mut at) | Err(mut at)) = *end;
+        while let Some(bytes) = text.get(at..).and_then(|rest| rest.first_chunk::<{ simd::BYTES }>()) {
+            let block = B::load(bytes);
+            let mut found = firsts.into_iter().fold(0, |bits, byte| bits | block.is(byte));
+            while found != 0 {
+                let first = at + found.trailing_zeros() as usize;
+                if text.get(first + 1).is_none_or(|&byte| second[usize::from(byte)]) {
+                    *end = Ok(first);
+                    return;
+                }
+                found &= found - 1;
+            }
+            at += simd::BYTES;
+        }
+        *end = Err(at);
+    }
 }
 
 /// The leftmost-longest match within the bytes of a state, as distances from its first byte.
@@ -117,18 +148,12 @@ impl Automaton {
     /// Where the next byte is that may begin a pattern.
     #[inline]
     fn skip(&self, text: &[u8], mut at: usize) -> usize {
-        if let Some(few) = self.few {
-            while let Some(bytes) = text.get(at..).and_then(|rest| rest.first_chunk::<{ simd::BYTES }>()) {
-                let block = Block::load(bytes);
-                let mut firsts = few.into_iter().fold(0, |bits, byte| bits | block.is(byte));
-                while firsts != 0 {
-                    let first = at + firsts.trailing_zeros() as usize;
-                    if text.get(first + 1).is_none_or(|&byte| self.second[usize::from(byte)]) {
-                        return first;
-                    }
-                    firsts &= firsts - 1;
-                }
-                at += simd::BYTES;
+        if let Some(firsts) = self.few {
+            let mut end = Err(at);
+            fastest(Skip { firsts, second: &self.second, text, end: &mut end });
+            match end {
+                Ok(first) => return first,
+                Err(rest) => at = rest,
             }
         }
         while text.get(at).is_some_and(|&byte| self.first[usize::from(byte)] == ROOT) {

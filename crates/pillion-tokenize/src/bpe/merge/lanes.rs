@@ -2,7 +2,7 @@
 //! core's own cache: alone it would wait for them, so the look-ups of all words begin before the first is needed.
 
 use super::{Merges, NO_SYMBOL};
-use crate::bpe::simd::Work;
+use crate::bpe::simd::{Block, Work};
 
 /// Words that merge at a time.
 const LANES: usize = 16;
@@ -84,7 +84,7 @@ pub(super) struct Merging<'a> {
 
 impl Work for Merging<'_> {
     #[inline(always)]
-    fn run(self) {
+    fn run<B: Block>(self) {
         self.lanes.merge(self.merges);
     }
 }

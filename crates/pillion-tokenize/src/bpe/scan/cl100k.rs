@@ -4,6 +4,7 @@ use super::{
     ANY_CASE, CONTRACTION, Piece, SYMBOLS, Scanner, contraction_end, folded_contraction, newlines, numbers,
     symbol_starts, whitespace,
 };
+use crate::bpe::simd::Block;
 use crate::bpe::table::{Set, kind};
 use crate::bpe::window::{Kinds, Starts, Window, number_starts, runs_from, whitespace_starts};
 
@@ -48,7 +49,7 @@ impl<const NUMBERS: usize, const MARKS: bool> Scanner for Cl100k<NUMBERS, MARKS>
     }
 
     #[inline(always)]
-    fn starts(self, window: &Window<'_>) -> u64 {
+    fn starts<B: Block>(self, window: &Window<'_, B>) -> u64 {
         let kinds = window.kinds();
         let mut starts = lead_starts::<NUMBERS>(&kinds, 0);
         let mut open = symbol_starts(&kinds) & window.apostrophes() & (kinds.letters >> 1);

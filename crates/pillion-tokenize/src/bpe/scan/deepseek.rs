@@ -4,6 +4,7 @@
 
 use super::cl100k::lead_starts;
 use super::{Piece, Scanner, ascii_letters, newlines, numbers, whitespace};
+use crate::bpe::simd::Block;
 use crate::bpe::table::{Class, Set, kind};
 use crate::bpe::window::{Kinds, Window};
 
@@ -50,7 +51,7 @@ impl Scanner for DeepSeek {
     }
 
     #[inline(always)]
-    fn starts(self, window: &Window<'_>) -> u64 {
+    fn starts<B: Block>(self, window: &Window<'_, B>) -> u64 {
         let kinds = window.kinds();
         let controls = window.controls();
         let num_known = kinds.num_known.min(controls.trailing_zeros());

@@ -1,6 +1,7 @@
 //! `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
 
 use super::{CONTRACTION, Piece, SYMBOLS, Scanner, THIS_CASE, contraction_end, symbol_starts, whitespace};
+use crate::bpe::simd::Block;
 use crate::bpe::table::{Class, Set, kind};
 use crate::bpe::window::{Kinds, Starts, Window};
 
@@ -33,7 +34,7 @@ impl<const DIGITS: bool> Scanner for Gpt2<DIGITS> {
     }
 
     #[inline(always)]
-    fn starts(self, window: &Window<'_>) -> u64 {
+    fn starts<B: Block>(self, window: &Window<'_, B>) -> u64 {
         let kinds = window.kinds();
         let Kinds { letters, numbers, spaces, num_known, .. } = kinds;
         let whitespace = kinds.blanks | kinds.newlines;

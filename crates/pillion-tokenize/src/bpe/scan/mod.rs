@@ -10,6 +10,7 @@ pub(super) use deepseek::DeepSeek;
 pub(super) use gpt2::Gpt2;
 pub(super) use o200k::O200k;
 
+use super::simd::Block;
 use super::table::{Class, ClassTable, Set, kind};
 use super::window::{Kinds, Window};
 
@@ -77,7 +78,7 @@ pub(super) trait Scanner: Copy {
     /// Where pre-tokens begin in the window, whose first byte begins one: a bit for each that is sure, but none for the first. All that
     /// begin before the last of them have a bit.
     #[inline(always)]
-    fn starts(self, _window: &Window<'_>) -> u64 {
+    fn starts<B: Block>(self, _window: &Window<'_, B>) -> u64 {
         0
     }
 }
@@ -195,7 +196,7 @@ fn symbol_starts(kinds: &Kinds) -> u64 {
 
 /// The end of `'s|'t|'re|'ve|'m|'ll|'d` at `at` of the window, where an apostrophe stands that is not among the last bytes.
 #[inline(always)]
-fn contraction_end(window: &Window<'_>, at: u32, case: u8) -> Option<u32> {
+fn contraction_end<B: Block>(window: &Window<'_, B>, at: u32, case: u8) -> Option<u32> {
     let byte = |offset: u32| window.byte((at + offset) as usize) | case;
     match (byte(1), byte(2)) {
         (b's' | b't' | b'm' | b'd', _) => Some(at + 2),

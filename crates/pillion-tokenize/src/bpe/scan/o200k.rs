@@ -7,6 +7,7 @@ use super::{
     ANY_CASE, CONTRACTION, HIGH, ONES, Piece, SYMBOLS, Scanner, contraction_end, folded_contraction, is_letter, load,
     numbers, whitespace,
 };
+use crate::bpe::simd::Block;
 use crate::bpe::table::{Class, Set, kind};
 use crate::bpe::window::{Kinds, Window, below, runs_from};
 
@@ -51,7 +52,7 @@ impl<const NUMBERS: usize, const CONTRACTIONS: bool> Scanner for O200k<NUMBERS, 
     }
 
     #[inline(always)]
-    fn starts(self, window: &Window<'_>) -> u64 {
+    fn starts<B: Block>(self, window: &Window<'_, B>) -> u64 {
         let kinds = window.kinds();
         let Kinds { letters, newlines, num_known, .. } = kinds;
         let mut starts = lead_starts::<NUMBERS>(&kinds, 0);

@@ -4,6 +4,7 @@ use fancy_regex::Regex;
 
 use super::*;
 use crate::bpe::pattern::{self, scanners};
+use crate::bpe::simd::Any;
 use crate::bpe::table::ClassTable;
 use crate::bpe::window::{Tail, Window, below};
 
@@ -45,7 +46,7 @@ fn check_windows(scanner: impl Scanner, piece: Piece<'_>, cut: &[String]) {
     let starts: Vec<usize> = starts.collect();
     for (at, &from) in starts.iter().enumerate() {
         let mut tail = Tail::new();
-        let Some(window) = Window::load(piece.bytes, from, &mut tail) else { continue };
+        let Some(window) = Window::<Any>::load(piece.bytes, from, &mut tail) else { continue };
         let found = scanner.starts(&window);
         let expected = starts[at + 1..].iter().take_while(|&&start| start - from < 64);
         let expected = expected.fold(0_u64, |bits, start| bits | 1 << (start - from));
