@@ -16,7 +16,17 @@ const LARGE: usize = 2 << 20;
 pub(super) struct Table<T: Copy> {
     items: NonNull<T>,
     len: usize,
-    layout: Layout,
+    memory: Memory,
+}
+
+/// Whose the memory is.
+#[derive(Clone, Copy)]
+enum Memory {
+    Allocated(Layout),
+    #[cfg(target_os = "linux")]
+    Mapped {
+        bytes: usize,
+    },
 }
 
 // SAFETY: it owns its items alone, as a boxed slice does.
@@ -27,21 +37,15 @@ unsafe impl<T: Copy + Sync> Sync for Table<T> {}
 impl<T: Copy> Table<T> {
     /// `len` times `empty`.
     pub(super) fn new(empty: T, len: usize) -> Self {
-        const { assert!(size_of::<T>() > 0) };
+        const { assert!(size_of::<T>() > 0 && align_of::<T>() <= LARGE) };
         let layout = Layout::array::<T>(len.max(1)).expect("a table of more than isize::MAX bytes: this is a bug");
-        let layout =
-            if layout.size() < LARGE / 2 { layout } else { layout.align_to(LARGE).unwrap_or(layout).pad_to_align() };
-        // SAFETY: the layout is not of size zero, since neither the length nor the type is.
-        let Some(items) = NonNull::new(unsafe { alloc(layout) }.cast::<T>()) else { handle_alloc_error(layout) };
-        if layout.align() == LARGE {
-            // Before the first write: pages that are there already stay small.
-            ask_for_large_pages(items.cast(), layout.size());
-        }
+        let (start, memory) = take(layout);
+        let items = start.cast::<T>();
         for at in 0..len {
-            // SAFETY: the layout has room for `len` items.
+            // SAFETY: the memory has room for `len` items.
             unsafe { items.add(at).write(empty) };
         }
-        Self { items, len, layout }
+        Self { items, len, memory }
     }
 }
 
@@ -65,20 +69,56 @@ impl<T: Copy> DerefMut for Table<T> {
 
 impl<T: Copy> Drop for Table<T> {
     fn drop(&mut self) {
-        // SAFETY: the memory was allocated with this layout, and items that are `Copy` have nothing to drop.
-        unsafe { dealloc(self.items.as_ptr().cast(), self.layout) };
+        let start = self.items.as_ptr().cast::<u8>();
+        match self.memory {
+            // SAFETY: the memory was allocated with this layout, and items that are `Copy` have nothing to drop.
+            Memory::Allocated(layout) => unsafe { dealloc(start, layout) },
+            #[cfg(target_os = "linux")]
+            // SAFETY: the table alone has this mapping, and items that are `Copy` have nothing to drop.
+            Memory::Mapped { bytes } => drop(unsafe { rustix::mm::munmap(start.cast(), bytes) }),
+        }
     }
 }
 
-#[cfg(target_os = "linux")]
-fn ask_for_large_pages(start: NonNull<u8>, len: usize) {
-    // SAFETY: the pages belong to one allocation of the caller, and this advice changes how they are backed, not what they hold. A
-    // system that has no large pages refuses it, which changes nothing.
-    let _ = unsafe { rustix::mm::madvise(start.as_ptr().cast(), len, rustix::mm::Advice::LinuxHugepage) };
+/// Memory of this layout, which is not of size zero.
+fn take(layout: Layout) -> (NonNull<u8>, Memory) {
+    #[cfg(target_os = "linux")]
+    if layout.size() >= LARGE / 2
+        && let Some(mapped) = map(layout.size().next_multiple_of(LARGE))
+    {
+        return mapped;
+    }
+    // SAFETY: the layout is not of size zero.
+    let Some(start) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
+    (start, Memory::Allocated(layout))
 }
 
-#[cfg(not(target_os = "linux"))]
-fn ask_for_large_pages(_start: NonNull<u8>, _len: usize) {}
+/// So many bytes, a multiple of [`LARGE`], at a multiple of it. An allocator's would do only if nobody had written to them before: pages that
+/// are there already stay small.
+#[cfg(target_os = "linux")]
+fn map(bytes: usize) -> Option<(NonNull<u8>, Memory)> {
+    use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+    let room = bytes.checked_add(LARGE)?;
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address of the kernel's choice.
+    let start = unsafe { mmap_anonymous(std::ptr::null_mut(), room, access, MapFlags::PRIVATE) }.ok()?;
+    let before = start.cast::<u8>().align_offset(LARGE);
+    let after = LARGE - before;
+    // SAFETY: `before` is less than `LARGE`, and what is given back lies in the mapping and outside of the bytes that are kept.
+    let start = unsafe {
+        let kept = start.cast::<u8>().add(before);
+        if before > 0 {
+            let _ = munmap(start, before);
+        }
+        let _ = munmap(kept.add(bytes).cast(), after);
+        kept
+    };
+    // SAFETY: the pages are this mapping's, and the advice changes how they are backed, not what they hold. A system that has no large pages
+    // refuses it, which changes nothing.
+    let _ = unsafe { madvise(start.cast(), bytes, Advice::LinuxHugepage) };
+    Some((NonNull::new(start)?, Memory::Mapped { bytes }))
+}
 
 #[cfg(test)]
 mod tests {
