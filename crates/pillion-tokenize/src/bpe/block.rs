@@ -42,23 +42,16 @@ impl Block {
             short.touch(hash);
             Word { start, end, key, hash }
         };
-        let mut len = 0;
-        let mut add = |word: Word| {
-            if let Some(place) = self.words.get_mut(len) {
-                *place = word;
-                len += 1;
-            }
-            len
-        };
-        let mut found = 0;
-        while start < piece.bytes.len() && found < ENOUGH {
+        let mut places = self.words.iter_mut();
+        while start < piece.bytes.len() && places.len() > ROOM - ENOUGH {
             let mut tail = Tail::new();
             if let Some(window) = Window::<B>::load(piece.bytes, start, &mut tail) {
                 let (mut starts, mut from) = (scanner.starts(&window), 0);
                 while starts != 0 {
                     let to = starts.trailing_zeros() as usize;
                     starts &= starts - 1;
-                    found = add(word(start + from, start + to, window.key(from, to)));
+                    let Some(place) = places.next() else { break };
+                    *place = word(start + from, start + to, window.key(from, to));
                     from = to;
                 }
                 if from > 0 {
@@ -69,10 +62,11 @@ impl Block {
             let end = scanner.next(piece, start);
             let is_short = end - start <= MAX_SHORT;
             let key = if is_short { ShortKey::new(piece.bytes, start, end) } else { ShortKey::NONE };
-            found = add(word(start, end, key));
+            let Some(place) = places.next() else { break };
+            *place = word(start, end, key);
             start = end;
         }
-        self.len = found;
+        self.len = ROOM - places.len();
         start
     }
 

@@ -183,11 +183,9 @@ mod processor {
 
     #[inline(always)]
     pub(in crate::bpe) fn prefetch<T>(slice: &[T], at: usize) {
-        if let Some(item) = slice.get(at) {
-            // SAFETY: the instruction is part of the architecture's baseline, and a hint that reads no memory: any
-            // address is allowed, and this one is of an item.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast()) }
-        }
+        // SAFETY: the instruction is part of the architecture's baseline, and a hint that reads no memory: any address is allowed, also one
+        // that lies outside of the slice.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().wrapping_add(at).cast()) }
     }
 }
 
