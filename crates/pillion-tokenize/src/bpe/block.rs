@@ -70,9 +70,9 @@ impl Block {
         start
     }
 
-    /// Writes the tokens of the words that the caches hold. The others are left pending.
+    /// Writes the tokens of the words that the caches hold, each short word's of up to `N`. The others are left pending.
     #[inline(always)]
-    pub(super) fn write(
+    pub(super) fn write<const N: usize>(
         &self,
         tokenizer: &ByteLevelBpe,
         bytes: &[u8],
@@ -81,15 +81,15 @@ impl Block {
         sink: &mut Sink<'_>,
     ) {
         let mut words = self.words[..self.len].iter();
-        while let Some(word) = sink.push_words(&mut words, |word| short.get(word.key, word.hash)) {
-            write_missed(word, tokenizer, bytes, (short, long), pending, sink);
+        while let Some(word) = sink.push_words(&mut words, |word| short.get::<N>(word.key, word.hash)) {
+            write_missed::<N>(word, tokenizer, bytes, (short, long), pending, sink);
         }
     }
 }
 
 /// Writes the tokens of a word that the cache does not hold where it is looked for first.
 #[inline(never)]
-fn write_missed(
+fn write_missed<const N: usize>(
     word: &Word,
     tokenizer: &ByteLevelBpe,
     bytes: &[u8],
@@ -103,7 +103,7 @@ fn write_missed(
             None => pending.push(*word, bytes, sink),
         };
     }
-    if let Some(tokens) = short.get_second(word.key, word.hash) {
+    if let Some(tokens) = short.get_second::<N>(word.key, word.hash) {
         return sink.push_word(tokens);
     }
     if let Some(tokens) = short.get_many(word.key, word.hash) {

@@ -6,8 +6,11 @@ use super::simd::prefetch;
 use super::vocab::Vocab;
 use super::word::{MAX_SHORT, ShortKey};
 
-/// The most tokens of a word that [`ShortCache`] keeps.
-pub(super) const MAX_INLINE: usize = 4;
+/// The most tokens of a word that a slot of [`ShortCache`] keeps: as many as fit into its sixteen bytes.
+pub(super) const WIDE: usize = 4;
+/// The same, where all ids of the vocabulary are below [`NARROW_IDS`].
+pub(super) const NARROW: usize = 8;
+pub(super) const NARROW_IDS: usize = 1 << 16;
 const LENGTH_BITS: u64 = 0x0f << 56;
 const COUNT_SHIFT: u32 = 60;
 
@@ -17,11 +20,12 @@ const COUNT_SHIFT: u32 = 60;
 struct Slot {
     low: u64,
     high: u64,
-    ids: [u32; MAX_INLINE],
+    /// [`WIDE`] or [`NARROW`] of them, little-endian.
+    ids: [u8; 16],
 }
 
 /// It has the key of no word, nor [`ShortKey::NONE`].
-const EMPTY: Slot = Slot { low: 0, high: 1, ids: [0; MAX_INLINE] };
+const EMPTY: Slot = Slot { low: 0, high: 1, ids: [0; 16] };
 const SHORT_BITS: u64 = u64::MAX >> (64 - COUNT_SHIFT);
 
 /// Two slots that the same keys may stand in, one cache line. The newer is the first.
@@ -29,10 +33,11 @@ const SHORT_BITS: u64 = u64::MAX >> (64 - COUNT_SHIFT);
 #[repr(C, align(64))]
 struct Pair([Slot; 2]);
 
-/// Words of up to 15 bytes and four tokens. It grows with use up to 8 MiB: the words of a language mostly fit in, and to look one up that
+/// Words of up to 15 bytes and four tokens, or eight where ids are small. It grows with use up to 8 MiB: the words of a language mostly fit in, and to look one up that
 /// has left the core's own cache is still far cheaper than to merge it again. A word may stand in two neighbouring pairs, so that few are
 /// lost before most slots are taken. Neighbours, since the second is then mostly near when the first did not have the word.
 pub(super) struct ShortCache {
+    is_narrow: bool,
     /// A power of two of them.
     pairs: Table<Pair>,
     /// How far a hash is shifted to be a place among them.
@@ -43,7 +48,7 @@ pub(super) struct ShortCache {
     many: Table<Many>,
 }
 
-/// A word of more than [`MAX_INLINE`] tokens, of which none is empty.
+/// A word of more tokens than a slot keeps; one of none stands for no word.
 #[derive(Clone, Copy)]
 #[repr(align(16))]
 struct Many {
@@ -61,12 +66,32 @@ const FIRST_PAIRS: usize = 1 << 9;
 const SOME_PAIRS: usize = 1 << 12;
 const MAX_PAIRS: usize = 1 << 17;
 
-/// A word's tokens and how many of these there are.
-pub(super) type Inline = ([u32; MAX_INLINE], usize);
+/// A word's tokens, of which there may be up to `N`, [`WIDE`] or [`NARROW`], and how many of these there are.
+pub(super) type Inline<const N: usize> = ([u32; N], usize);
 
 impl Slot {
-    fn new(key: ShortKey, ids: [u32; MAX_INLINE], count: usize) -> Self {
-        Self { low: key.low, high: key.high | (count as u64) << COUNT_SHIFT, ids }
+    /// `None` if a slot does not keep so many tokens.
+    fn new(key: ShortKey, tokens: &[u32], is_narrow: bool) -> Option<Self> {
+        let mut ids = [0; 16];
+        if is_narrow {
+            for (place, id) in ids.as_chunks_mut().0.get_mut(..tokens.len())?.iter_mut().zip(tokens) {
+                *place = (*id as u16).to_le_bytes();
+            }
+        } else {
+            for (place, id) in ids.as_chunks_mut().0.get_mut(..tokens.len())?.iter_mut().zip(tokens) {
+                *place = id.to_le_bytes();
+            }
+        }
+        Some(Self { low: key.low, high: key.high | (tokens.len() as u64) << COUNT_SHIFT, ids })
+    }
+
+    #[inline(always)]
+    fn tokens<const N: usize>(&self) -> Inline<N> {
+        let (narrow, wide) = (self.ids.as_chunks().0, self.ids.as_chunks().0);
+        let id = |at: usize| {
+            if N == NARROW { u32::from(u16::from_le_bytes(narrow[at])) } else { u32::from_le_bytes(wide[at]) }
+        };
+        (std::array::from_fn(id), (self.high >> COUNT_SHIFT) as usize)
     }
 
     fn is_empty(&self) -> bool {
@@ -80,12 +105,12 @@ impl Slot {
 
 impl Pair {
     #[inline(always)]
-    fn get(&self, key: ShortKey) -> Option<Inline> {
+    fn get<const N: usize>(&self, key: ShortKey) -> Option<Inline<N>> {
         let Self(slots) = self;
         let holds = |slot: &Slot| (slot.low ^ key.low) | (slot.high & SHORT_BITS ^ key.high) == 0;
         // Which of the two it is cannot be foretold, only that it is one: so no branch but the last.
         let slot = &slots[usize::from(!holds(&slots[0]))];
-        holds(slot).then(|| (slot.ids, (slot.high >> COUNT_SHIFT) as usize))
+        holds(slot).then(|| slot.tokens())
     }
 
     fn has_room(&self) -> bool {
@@ -100,25 +125,33 @@ impl Pair {
 }
 
 impl ShortCache {
-    pub(super) fn new() -> Self {
+    /// `is_narrow`: whether all ids are below [`NARROW_IDS`].
+    pub(super) fn new(is_narrow: bool) -> Self {
         let nothing = Many { key: ShortKey::NONE, ids: [0; MAX_SHORT], count: 0 };
         let many = Table::new(nothing, FEW);
-        Self { pairs: Table::new(Pair([EMPTY; 2]), FIRST_PAIRS), shift: shift_for(FIRST_PAIRS), inserted: 0, many }
+        let pairs = Table::new(Pair([EMPTY; 2]), FIRST_PAIRS);
+        Self { is_narrow, pairs, shift: shift_for(FIRST_PAIRS), inserted: 0, many }
+    }
+
+    /// Whether the words have up to [`NARROW`] tokens, in place of [`WIDE`].
+    #[inline(always)]
+    pub(super) fn is_narrow(&self) -> bool {
+        self.is_narrow
     }
 
     /// The tokens of the word and their number, if it stands in its first pair.
     #[inline(always)]
-    pub(super) fn get(&self, key: ShortKey, hash: u64) -> Option<Inline> {
+    pub(super) fn get<const N: usize>(&self, key: ShortKey, hash: u64) -> Option<Inline<N>> {
         self.pairs[self.place(hash)].get(key)
     }
 
     /// The tokens of the word and their number, if it stands in its second pair.
     #[inline]
-    pub(super) fn get_second(&self, key: ShortKey, hash: u64) -> Option<Inline> {
+    pub(super) fn get_second<const N: usize>(&self, key: ShortKey, hash: u64) -> Option<Inline<N>> {
         self.pairs[self.place(hash) ^ 1].get(key)
     }
 
-    /// The tokens of a word of more than [`MAX_INLINE`], if it came lately.
+    /// The tokens of a word of more than a slot keeps, if it came lately.
     #[inline]
     pub(super) fn get_many(&self, key: ShortKey, hash: u64) -> Option<&[u32]> {
         let word = &self.many[slot_of(hash, FEW)];
@@ -131,15 +164,15 @@ impl ShortCache {
         prefetch(&self.pairs, self.place(hash));
     }
 
-    /// Keeps the word, if it has up to [`MAX_INLINE`] tokens in its first pair, or in its second one if that has room and the first has
+    /// Keeps the word, if a slot keeps so many tokens in its first pair, or in its second one if that has room and the first has
     /// none, or else in place of the older in the first.
     pub(super) fn insert(&mut self, key: ShortKey, hash: u64, tokens: &[u32], vocab: &Vocab) {
-        if tokens.len() > MAX_INLINE {
-            return self.insert_many(key, hash, tokens);
-        }
         if tokens.is_empty() {
             return;
         }
+        let Some(slot) = Slot::new(key, tokens, self.is_narrow) else {
+            return self.insert_many(key, hash, tokens);
+        };
         if self.inserted > self.pairs.len() && self.pairs.len() < MAX_PAIRS {
             self.grow(vocab);
         }
@@ -148,9 +181,7 @@ impl ShortCache {
             return;
         }
         self.inserted += 1;
-        let mut ids = [0; MAX_INLINE];
-        ids[..tokens.len()].copy_from_slice(tokens);
-        self.put(Slot::new(key, ids, tokens.len()), hash);
+        self.put(slot, hash);
     }
 
     fn insert_many(&mut self, key: ShortKey, hash: u64, tokens: &[u32]) {
@@ -169,7 +200,7 @@ impl ShortCache {
 
     /// Whether the word stands anywhere.
     fn has(&self, key: ShortKey, hash: u64) -> bool {
-        self.get(key, hash).is_some() || self.get_second(key, hash).is_some()
+        self.get::<WIDE>(key, hash).is_some() || self.get_second::<WIDE>(key, hash).is_some()
     }
 
     fn places(&self, hash: u64) -> [usize; 2] {
@@ -200,8 +231,11 @@ impl ShortCache {
         for (key, id) in vocab.short_words().filter(|&(_, id)| id < COMMON) {
             let hash = vocab.hash(key);
             let is_new = !self.has(key, hash);
-            if is_new && self.places(hash).into_iter().any(|at| self.pairs[at].has_room()) {
-                self.put(Slot::new(key, [id; MAX_INLINE], 1), hash);
+            if is_new
+                && self.places(hash).into_iter().any(|at| self.pairs[at].has_room())
+                && let Some(slot) = Slot::new(key, &[id], self.is_narrow)
+            {
+                self.put(slot, hash);
             }
         }
     }
@@ -324,14 +358,16 @@ mod tests {
     fn a_short_word_gives_its_own_tokens_or_none() {
         let vocab = vocab(&[]);
         let hash = |key: ShortKey| vocab.hash(key);
-        let mut cache = ShortCache::new();
+        let mut cache = ShortCache::new(false);
         let mut found = 0;
         for number in 0..200_000_u32 {
             let tokens = vec![number; 1 + number as usize % 5];
             cache.insert(key(number), hash(key(number)), &tokens, &vocab);
             for asked in [number, number / 2, number + 1, number.saturating_sub(1000)] {
                 let (key, hash) = (key(asked), hash(key(asked)));
-                let Some((ids, count)) = cache.get(key, hash).or_else(|| cache.get_second(key, hash)) else { continue };
+                let Some((ids, count)) = cache.get::<WIDE>(key, hash).or_else(|| cache.get_second(key, hash)) else {
+                    continue;
+                };
                 assert!(asked <= number);
                 assert_eq!(&ids[..count], vec![asked; 1 + asked as usize % 5]);
                 found += 1;
@@ -346,14 +382,14 @@ mod tests {
         let vocab = vocab(&[]);
         let hash = |key: ShortKey| vocab.hash(key);
         let key = |number: u32| ShortKey::new(format!("{:08x}", number.wrapping_mul(0x9e37_79b1)).as_bytes(), 0, 8);
-        let mut cache = ShortCache::new();
+        let mut cache = ShortCache::new(false);
         let words = MAX_PAIRS as u32 * 2 * 6 / 10;
         for number in 0..words {
             cache.insert(key(number), hash(key(number)), &[number], &vocab);
         }
         let kept = |number: &u32| {
             let key = key(*number);
-            cache.get(key, hash(key)).or_else(|| cache.get_second(key, hash(key))).is_some()
+            cache.has(key, hash(key))
         };
         // With one pair for each word it would be 14 in 100, with two it is 7.
         let lost = words as usize - (0..words).filter(kept).count();
@@ -364,10 +400,10 @@ mod tests {
     fn words_that_are_tokens_are_there_once_there_is_much_text() {
         let mut vocab = vocab(&[("ab", 7), ("abc", 8), ("abcdefghijklmnopqrst", 9)]);
         vocab.set_whole(7);
-        let mut cache = ShortCache::new();
+        let mut cache = ShortCache::new(false);
         let tokens = |cache: &ShortCache, word: &[u8]| {
             let key = ShortKey::new(word, 0, word.len());
-            cache.get(key, vocab.hash(key)).map(|(ids, count)| ids[..count].to_vec())
+            cache.get::<WIDE>(key, vocab.hash(key)).map(|(ids, count)| ids[..count].to_vec())
         };
         assert_eq!(tokens(&cache, b"ab"), None);
         for number in 0..2 * SOME_PAIRS as u32 {
@@ -379,13 +415,13 @@ mod tests {
     #[test]
     fn equal_hashes_do_not_confuse_words() {
         let vocab = vocab(&[]);
-        let mut cache = ShortCache::new();
+        let mut cache = ShortCache::new(false);
         for number in 0..5 {
             cache.insert(key(number), 5, &[number], &vocab);
         }
-        let first = [0, 1, 2, 3, 4].map(|number| cache.get(key(number), 5).map(|(ids, _)| ids[0]));
+        let first = [0, 1, 2, 3, 4].map(|number| cache.get::<WIDE>(key(number), 5).map(|(ids, _)| ids[0]));
         assert_eq!(first, [None, Some(1), None, None, Some(4)], "the oldest went");
-        let second = [0, 1, 2, 3, 4].map(|number| cache.get_second(key(number), 5).map(|(ids, _)| ids[0]));
+        let second = [0, 1, 2, 3, 4].map(|number| cache.get_second::<WIDE>(key(number), 5).map(|(ids, _)| ids[0]));
         assert_eq!(second, [None, None, Some(2), Some(3), None]);
         let mut cache = LongCache::new();
         cache.insert(&[1; 20], 5, &[1]);

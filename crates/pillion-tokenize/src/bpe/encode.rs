@@ -3,7 +3,7 @@
 use super::ByteLevelBpe;
 use super::added::ParseSpecial;
 use super::block::Block;
-use super::cache::{LongCache, ShortCache};
+use super::cache::{LongCache, NARROW, ShortCache, WIDE};
 use super::normalize;
 use super::pattern::with_scanner;
 use super::pending::Pending;
@@ -49,7 +49,7 @@ impl Scratch {
     pub fn new() -> Self {
         Self {
             owner: 0,
-            short: ShortCache::new(),
+            short: ShortCache::new(false),
             long: LongCache::new(),
             pending: Pending::default(),
             block: Box::new(Block::new()),
@@ -63,7 +63,7 @@ impl Scratch {
     pub(super) fn own(&mut self, tokenizer: &ByteLevelBpe) {
         const MAX_KEPT: usize = 1 << 20;
         if self.owner != tokenizer.serial {
-            self.short = ShortCache::new();
+            self.short = ShortCache::new(tokenizer.vocab.is_narrow());
             self.long = LongCache::new();
             self.owner = tokenizer.serial;
         }
@@ -132,12 +132,16 @@ impl ByteLevelBpe {
 
     #[inline(always)]
     fn words<S: Scanner>(&self, scanner: S, piece: Piece<'_>, scratch: &mut Scratch, sink: &mut Sink<'_>) {
-        fastest(Words { tokenizer: self, scanner, piece, scratch, sink });
+        if scratch.short.is_narrow() {
+            fastest(Words::<_, NARROW> { tokenizer: self, scanner, piece, scratch, sink });
+        } else {
+            fastest(Words::<_, WIDE> { tokenizer: self, scanner, piece, scratch, sink });
+        }
     }
 }
 
-/// The words of a piece, on their way into a sink.
-struct Words<'a, 'b, S> {
+/// The words of a piece, on their way into a sink, each short word with up to `N` tokens in the cache.
+struct Words<'a, 'b, S, const N: usize> {
     tokenizer: &'a ByteLevelBpe,
     scanner: S,
     piece: Piece<'a>,
@@ -145,7 +149,7 @@ struct Words<'a, 'b, S> {
     sink: &'a mut Sink<'b>,
 }
 
-impl<S: Scanner> Work for Words<'_, '_, S> {
+impl<S: Scanner, const N: usize> Work for Words<'_, '_, S, N> {
     #[inline(always)]
     fn run<B: simd::Block>(self) {
         let Self { tokenizer, scanner, piece, scratch, sink } = self;
@@ -153,7 +157,7 @@ impl<S: Scanner> Work for Words<'_, '_, S> {
         let mut start = 0;
         while start < piece.bytes.len() {
             start = block.fill::<S, B>(tokenizer, scanner, piece, start, (short, long));
-            block.write(tokenizer, piece.bytes, (short, long), pending, sink);
+            block.write::<N>(tokenizer, piece.bytes, (short, long), pending, sink);
             if pending.is_full() {
                 pending.settle(tokenizer, piece.bytes, short, long, sink);
             }

@@ -8,7 +8,6 @@
     clippy::precedence,
     clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
-    clippy::unnecessary_lazy_evaluations,
     clippy::large_types_passed_by_value,
     clippy::large_stack_arrays,
     reason = "bit tricks in loops of a few instructions a word, where a call, a branch or a check would be seen in the bench"

@@ -1,6 +1,6 @@
 //! Where ids are written.
 
-use super::cache::{Inline, MAX_INLINE};
+use super::cache::Inline;
 
 /// The end of a list of ids, with room written ahead, so that the ids of a word are one store.
 pub(super) struct Sink<'a> {
@@ -35,17 +35,17 @@ impl<'a> Sink<'a> {
 
     #[inline(always)]
     pub(super) fn push(&mut self, id: u32) {
-        self.push_word(([id; MAX_INLINE], 1));
+        self.push_word(([id], 1));
     }
 
     /// Appends the tokens of each word, until one has none.
     #[inline(always)]
-    pub(super) fn push_words<W>(
+    pub(super) fn push_words<W, const N: usize>(
         &mut self,
         words: &mut impl ExactSizeIterator<Item = W>,
-        tokens_of: impl Fn(&W) -> Option<Inline>,
+        tokens_of: impl Fn(&W) -> Option<Inline<N>>,
     ) -> Option<W> {
-        self.make_room(MAX_INLINE * words.len());
+        self.make_room(N * words.len());
         let (ids, mut len) = (&mut self.ids[..], self.len);
         let mut missed = None;
         for word in words {
@@ -53,7 +53,7 @@ impl<'a> Sink<'a> {
                 missed = Some(word);
                 break;
             };
-            if let Some(room) = ids.get_mut(len..len + MAX_INLINE) {
+            if let Some(room) = ids.get_mut(len..len + N) {
                 room.copy_from_slice(&tokens);
             }
             len += count;
@@ -64,15 +64,15 @@ impl<'a> Sink<'a> {
 
     /// Appends the tokens of a word.
     #[inline(always)]
-    pub(super) fn push_word(&mut self, (tokens, count): Inline) {
-        self.make_room(MAX_INLINE);
-        if let Some(room) = self.ids.get_mut(self.len..self.len + MAX_INLINE) {
+    pub(super) fn push_word<const N: usize>(&mut self, (tokens, count): Inline<N>) {
+        self.make_room(N);
+        if let Some(room) = self.ids.get_mut(self.len..self.len + N) {
             room.copy_from_slice(&tokens);
         }
         self.len += count;
     }
 
-    /// Appends the tokens of a word that has more than [`MAX_INLINE`].
+    /// Appends the tokens of a word that has more than a slot of the cache keeps.
     #[inline]
     pub(super) fn push_many(&mut self, tokens: &[u32]) {
         let start = self.len;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::Refusal;
 use super::alphabet;
+use super::cache::NARROW_IDS;
 use super::hash::{HashKey, slot_of};
 use super::map::Table;
 use super::simd::prefetch;
@@ -157,6 +158,11 @@ impl Vocab {
     pub(super) fn short_words(&self) -> impl Iterator<Item = (ShortKey, u32)> {
         let whole = |slot: &&ShortSlot| slot.key.high != 0 && slot.value & WHOLE != 0;
         self.short.slots.iter().filter(whole).map(|slot| (slot.key, slot.value & !WHOLE))
+    }
+
+    /// Whether all ids are below [`NARROW_IDS`].
+    pub(super) fn is_narrow(&self) -> bool {
+        self.entry_of.len() <= NARROW_IDS
     }
 
     /// Begins to bring what [`Self::whole_short`] reads near, given the hash of the word's key.
