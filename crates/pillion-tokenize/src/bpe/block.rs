@@ -103,11 +103,11 @@ fn write_missed<const N: usize>(
             None => pending.push(*word, bytes, sink),
         };
     }
-    if let Some(tokens) = short.get_second::<N>(word.key, word.hash) {
+    if let Some(tokens) = short.get_many(word.key, word.hash) {
         return sink.push_word(tokens);
     }
-    if let Some(tokens) = short.get_many(word.key, word.hash) {
-        return sink.push_many(tokens);
+    if let Some(tokens) = short.get_second::<N>(word.key, word.hash) {
+        return sink.push_word(tokens);
     }
     tokenizer.vocab.touch_short(word.hash);
     pending.push(*word, bytes, sink);

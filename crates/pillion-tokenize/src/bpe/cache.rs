@@ -66,7 +66,7 @@ const FIRST_PAIRS: usize = 1 << 9;
 const SOME_PAIRS: usize = 1 << 12;
 const MAX_PAIRS: usize = 1 << 17;
 
-/// A word's tokens, of which there may be up to `N`, [`WIDE`] or [`NARROW`], and how many of these there are.
+/// A word's tokens, of which there may be up to `N`, and how many of these there are.
 pub(super) type Inline<const N: usize> = ([u32; N], usize);
 
 impl Slot {
@@ -153,9 +153,9 @@ impl ShortCache {
 
     /// The tokens of a word of more than a slot keeps, if it came lately.
     #[inline]
-    pub(super) fn get_many(&self, key: ShortKey, hash: u64) -> Option<&[u32]> {
+    pub(super) fn get_many(&self, key: ShortKey, hash: u64) -> Option<Inline<MAX_SHORT>> {
         let word = &self.many[slot_of(hash, FEW)];
-        if word.key == key { word.ids.get(..word.count as usize) } else { None }
+        (word.key == key).then_some((word.ids, word.count as usize))
     }
 
     /// Begins to bring the pair near that [`Self::get`] reads.
@@ -410,6 +410,29 @@ mod tests {
             cache.insert(key(number), vocab.hash(key(number)), &[number], &vocab);
         }
         assert_eq!((tokens(&cache, b"ab"), tokens(&cache, b"abc")), (Some(vec![7]), None));
+    }
+
+    #[test]
+    fn a_slot_keeps_eight_small_ids_or_four_of_any_size_and_words_of_more_are_kept_for_a_while() {
+        fn check<const N: usize>(is_narrow: bool, first: u32) {
+            let vocab = vocab(&[]);
+            let mut cache = ShortCache::new(is_narrow);
+            for count in 1..=MAX_SHORT as u32 {
+                let (key, tokens) = (key(count), (0..count).map(|at| first - at).collect::<Vec<_>>());
+                cache.insert(key, vocab.hash(key), &tokens, &vocab);
+                let (inline, many) = (cache.get::<N>(key, vocab.hash(key)), cache.get_many(key, vocab.hash(key)));
+                assert_eq!((inline.is_some(), many.is_some()), (tokens.len() <= N, tokens.len() > N), "{count}");
+                let found = inline.map(|(ids, len)| ids[..len].to_vec());
+                assert_eq!(found.or(many.map(|(ids, len)| ids[..len].to_vec())), Some(tokens), "{count}");
+            }
+        }
+        check::<NARROW>(true, NARROW_IDS as u32 - 1);
+        check::<WIDE>(false, u32::MAX);
+        let mut cache = ShortCache::new(false);
+        cache.insert(key(1), 5, &[1; 5], &vocab(&[]));
+        cache.insert(key(2), 5, &[2; 6], &vocab(&[]));
+        assert!(cache.get_many(key(1), 5).is_none(), "another has its place");
+        assert!(cache.get_many(key(2), 5).is_some_and(|(ids, len)| ids[..len] == [2; 6]));
     }
 
     #[test]

@@ -72,13 +72,6 @@ impl<'a> Sink<'a> {
         self.len += count;
     }
 
-    /// Appends the tokens of a word that has more than a slot of the cache keeps.
-    #[inline]
-    pub(super) fn push_many(&mut self, tokens: &[u32]) {
-        let start = self.len;
-        self.resize(start + tokens.len())[start..].copy_from_slice(tokens);
-    }
-
     /// Appends ids as the cache of long words has them.
     #[inline]
     pub(super) fn push_bytes(&mut self, ids: &[[u8; 4]]) {
