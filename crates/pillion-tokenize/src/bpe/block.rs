@@ -1,7 +1,7 @@
 //! The next words of a text, which are found, then looked up, then written: together, so that they wait for memory together.
 
 use super::ByteLevelBpe;
-use super::cache::{LongCache, ShortCache};
+use super::cache::{LongCache, NARROW, ShortCache};
 use super::pending::Pending;
 use super::scan::{Piece, Scanner};
 use super::simd;
@@ -82,6 +82,14 @@ impl Block {
     ) {
         let mut words = self.words[..self.len].iter();
         while let Some(word) = sink.push_words(&mut words, |word| short.get::<N>(word.key, word.hash)) {
+            // Vocabularies with so few tokens have many such words.
+            if N == NARROW
+                && word.key != ShortKey::NONE
+                && let Some(tokens) = short.get_many(word.key, word.hash)
+            {
+                sink.push_word(tokens);
+                continue;
+            }
             write_missed::<N>(word, tokenizer, bytes, (short, long), pending, sink);
         }
     }
@@ -103,7 +111,9 @@ fn write_missed<const N: usize>(
             None => pending.push(*word, bytes, sink),
         };
     }
-    if let Some(tokens) = short.get_many(word.key, word.hash) {
+    if N != NARROW
+        && let Some(tokens) = short.get_many(word.key, word.hash)
+    {
         return sink.push_word(tokens);
     }
     if let Some(tokens) = short.get_second::<N>(word.key, word.hash) {
