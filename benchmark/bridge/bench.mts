@@ -203,17 +203,29 @@ async function tensors(): Promise<void> {
   const p99 = (who: string): number =>
     median(found.filter((line) => line.what === '1 MiB' && line.who === who).map((line) => line.us.p99))
   const memcpy = p50('memcpy', 'rust')
+  const inCache = p50('memcpy, two buffers', 'rust')
   const rows = bridges.map((who) => {
     const copies = COPIES[who]
     const [empty, forward, full] = [p50('empty step', who), p50('empty forward', who), p50('1 MiB', who)]
     // gRPC has no bar: its bytes go through a socket.
     const bar = who === 'grpc' ? undefined : empty + 1.5 * 2 * memcpy
-    const cells = [full, p99(who), empty, forward, memcpy].map(fixed)
+    const cells = [full, p99(who), empty, forward, memcpy, inCache].map(fixed)
     return [who, `${copies[0]} + ${copies[1]}`, ...cells, ...verdict(full, bar)]
   })
   print(
     'A tensor of 1 MiB there and one back, from Rust, pinned to one processor (bar: empty step + 1.5 x 2 copies x memcpy)',
-    ['', 'copies there + back', 'p50', 'p99', 'empty step', 'empty forward', 'memcpy(1 MiB)', 'bar', ''],
+    [
+      '',
+      'copies there + back',
+      'p50',
+      'p99',
+      'empty step',
+      'empty forward',
+      'memcpy(1 MiB)',
+      'of two buffers',
+      'bar',
+      '',
+    ],
     rows,
   )
 }
