@@ -71,7 +71,7 @@ def main(control_fd: int, open_handler: Callable[[LoadConfig, Progress], StepHan
     )
     load, fds = control.receive_load()
     # Last of them, where the parent's system has it.
-    life = fds.pop() if len(fds) % 2 == 1 else None
+    life = fds.pop() if fds else None
     logging.getLogger().addHandler(_LogHandler(control))
     if logging.getLogger().level == logging.WARNING:
         # The level that nobody has set; the other side filters by itself.

@@ -164,7 +164,7 @@ impl ShortCache {
         prefetch(&self.pairs, self.place(hash));
     }
 
-    /// Keeps the word, if a slot keeps so many tokens in its first pair, or in its second one if that has room and the first has
+    /// Keeps the word. If a slot keeps so many tokens: in its first pair, or in its second one if that has room and the first has
     /// none, or else in place of the older in the first.
     pub(super) fn insert(&mut self, key: ShortKey, hash: u64, tokens: &[u32], vocab: &Vocab) {
         if tokens.is_empty() {
