@@ -324,11 +324,15 @@ declare class NativeDecodeStream {
 declare class NativeTexts {
   /** An empty arena. */
   constructor()
-  /** Copies `texts[from..to]` until about `max_units` UTF-16 units or bytes are copied; returns where it stopped, at least one further. */
+  /**
+   * Copies `texts[from..to]` until at least `enough` UTF-16 units or bytes are copied, or up to a text that is longer than `max_units`.
+   * Returns where it stopped.
+   */
   push(
     texts: readonly (string | Uint8Array | readonly [string | Uint8Array, string | Uint8Array])[],
     from: number,
     to: number,
+    enough: number,
     maxUnits: number,
   ): number
   /** Copies a text, or a further piece of the last one. Pieces of a string may end within a character. */

@@ -5,8 +5,13 @@
 export declare class NativeBatch {
   /** Of so many texts; see `NativeTokenizer.encode` for the options. */
   constructor(tokenizer: NativeTokenizer, total: number, flags: number, options: string | undefined | null, cancel: NativeCancel, onProgress?: ((done: number, total: number) => void) | undefined | null)
-  /** Begins to encode the next texts, of which the first has this number. */
-  add(texts: NativeTexts, first: number): void
+  /**
+   * Begins to encode the next texts, of which the first has this number, and empties the arena. Gives whether the next shall wait for
+   * [`NativeBatch::room`].
+   */
+  add(texts: NativeTexts, first: number): boolean
+  /** Settles when another part may come. */
+  room(): Promise<void>
   /** The whole, once the last part is done. */
   finish(): Promise<import('./encoding').EncodedBatch>
 }
@@ -66,8 +71,11 @@ export declare class NativeEngine {
 export declare class NativeTexts {
   /** An empty arena. */
   constructor()
-  /** Copies `texts[from..to]` until about `max_units` UTF-16 units or bytes are copied; returns where it stopped, at least one further. */
-  push(texts: readonly (string | Uint8Array | readonly [string | Uint8Array, string | Uint8Array])[], from: number, to: number, maxUnits: number): number
+  /**
+   * Copies `texts[from..to]` until at least `enough` UTF-16 units or bytes are copied, or up to a text that is longer than `max_units`.
+   * Returns where it stopped.
+   */
+  push(texts: readonly (string | Uint8Array | readonly [string | Uint8Array, string | Uint8Array])[], from: number, to: number, enough: number, maxUnits: number): number
   /** Copies a text, or a further piece of the last one. Pieces of a string may end within a character. */
   piece(piece: string | Uint8Array, continues: boolean): void
   /** Makes the last two texts a pair. */

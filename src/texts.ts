@@ -28,8 +28,8 @@ export const maxSyncUnits = 65_536
 /** Texts whose UTF-16 units are copied in one go on the JS thread; a batch with more lets other work in between. */
 const unitsPerSlice = 2 << 20
 const textsPerSlice = 16_384
-/** The same where the pool begins with a slice at once: short, so that it does not wait, and long enough for all of its threads. */
-const unitsPerPart = 512 << 10
+/** The same where the pool begins with a slice at once: short, so that it neither waits nor leaves the caches, and long enough for all of its threads. */
+const unitsPerPart = 256 << 10
 
 /** A batch of at most so many texts may be done at once. */
 const maxFewTexts = 64
@@ -87,25 +87,29 @@ export async function copyText(text: Text, pair: Text | undefined, cancel: Cance
 export async function copyTexts(texts: BatchTexts, cancel: Cancel): Promise<NativeTexts> {
   const { NativeTexts } = native()
   const arena = new NativeTexts()
-  if (isArray(texts)) await copyArray(texts, unitsPerSlice, cancel, () => arena)
+  if (isArray(texts)) await copyArray(texts, unitsPerSlice, arena, cancel, { add: () => false, room: turn })
   else await copyPacked(texts, arena, cancel)
   return arena
 }
 
-/** Copies the texts of a batch in slices; each is handed over, with the number of its first text, before the next is copied. */
-export async function copySlices(
-  texts: BatchTexts,
-  cancel: Cancel,
-  take: (slice: NativeTexts, first: number) => void,
-): Promise<void> {
+/** Who takes a batch's texts slice by slice. */
+export interface TextsTaker {
+  /** Takes what is in the arena, of which the first text has this number; gives whether it wants no more for now. */
+  add(slice: NativeTexts, first: number): boolean
+  /** Settles when it wants more. */
+  room(): Promise<void>
+}
+
+/** Copies the texts of a batch in slices; each is handed over before the next is copied. */
+export async function copySlices(texts: BatchTexts, cancel: Cancel, taker: TextsTaker): Promise<void> {
   const { NativeTexts } = native()
-  if (isArray(texts)) {
-    await copyArray(texts, unitsPerPart, cancel, () => new NativeTexts(), take)
+  const arena = new NativeTexts()
+  if (!isArray(texts)) {
+    await copyPacked(texts, arena, cancel)
+    taker.add(arena, 0)
     return
   }
-  const all = new NativeTexts()
-  await copyPacked(texts, all, cancel)
-  take(all, 0)
+  await copyArray(texts, unitsPerPart, arena, cancel, taker)
 }
 
 async function copyPacked(texts: PackedTexts, arena: NativeTexts, cancel: Cancel): Promise<void> {
@@ -113,38 +117,29 @@ async function copyPacked(texts: PackedTexts, arena: NativeTexts, cancel: Cancel
   callNative(() => arena.rows(unshared(texts.rowOffsets)))
 }
 
-/** Copies so many units at a time, each time into the arena that `arenaFor` gives. */
+/** Copies about so many units at a time, and lets other work in between. */
 async function copyArray(
   texts: readonly (Text | readonly [Text, Text])[],
   units: number,
+  arena: NativeTexts,
   cancel: Cancel,
-  arenaFor: () => NativeTexts,
-  done?: (arena: NativeTexts, from: number) => void,
+  taker: TextsTaker,
 ): Promise<void> {
-  let next = 0
-  while (next < texts.length && !cancel.isCancelled()) {
-    const from = next
-    const arena = arenaFor()
-    const to = firstLong(texts, from)
-    if (to > from) {
-      next = callNative(() => arena.push(texts as Text[], from, to, units))
-    } else {
+  let from = 0
+  while (from < texts.length && !cancel.isCancelled()) {
+    const end = Math.min(texts.length, from + textsPerSlice)
+    let to = callNative(() => arena.push(texts as Text[], from, end, units, unitsPerSlice))
+    if (to === from) {
       await copyLong(arena, texts[from] ?? '', `texts[${from}]`, cancel)
-      next += 1
+      to += 1
     }
-    done?.(arena, from)
-    if (next < texts.length) await turn()
+    const isFull = taker.add(arena, from)
+    from = to
+    if (from < texts.length) await (isFull ? taker.room() : turn())
   }
 }
 
-/** The first text from `from` on that is too long to copy in one go, or where this slice ends. */
-function firstLong(texts: readonly (Text | readonly [Text, Text])[], from: number): number {
-  const end = Math.min(texts.length, from + textsPerSlice)
-  for (let at = from; at < end; at += 1) if (unitsOf(texts[at]) > unitsPerSlice) return at
-  return end
-}
-
-/** What is no text counts as nothing here: it is refused, by name, where it is copied. */
+/** What is no text counts as nothing: it is refused, by name, where it is copied. */
 function unitsOf(item: unknown): number {
   if (typeof item === 'string' || item instanceof Uint8Array) return item.length
   return Array.isArray(item) ? unitsOf(item[0]) + unitsOf(item[1]) : 0

@@ -235,7 +235,7 @@ export class Tokenizer {
   /** Encodes each slice of a batch while the next is copied. */
   async #encodeParts(texts: BatchTexts, batch: NativeBatch, cancel: NativeCancel): Promise<EncodedBatch> {
     try {
-      await copySlices(texts, cancel, (slice, first) => batch.add(slice, first))
+      await copySlices(texts, cancel, batch)
     } catch (error) {
       cancel.cancel()
       throw error

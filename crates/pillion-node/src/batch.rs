@@ -15,7 +15,9 @@ use napi::{
 };
 use napi_derive::napi;
 use pillion_core::{Error, ErrorCode, Result};
-use pillion_tokenize::{BatchControl, BatchEncoding, BatchPart, EncodeOptions, PartOf, Tokenizer, join_parts, pool};
+use pillion_tokenize::{
+    BatchControl, BatchEncoding, BatchRows, EncodeOptions, PartOf, TextArena, TokenizeError, Tokenizer, pool,
+};
 
 use crate::{
     error::{Job, settle_on, to_js},
@@ -40,17 +42,31 @@ struct Batch {
     on_progress: Option<OnProgress>,
     /// Hundredths that JS was told of.
     told: AtomicU32,
-    /// Locked only to note a part or to take all.
+    rows: BatchRows,
+    /// Locked only to note that a part begins or ends.
     parts: Mutex<Parts>,
 }
 
 #[derive(Default)]
 struct Parts {
-    /// In the order of their texts; none while it is worked on.
-    made: Vec<Option<Result<BatchPart>>>,
     running: usize,
+    /// Why the first part failed that did.
+    failure: Option<Error>,
+    /// Memory of parts that are done, for those to come.
+    spare: Vec<TextArena>,
+    /// What is to be done when few enough are running that another may come.
+    when_room: Option<Job>,
     /// What is to be done when none is running any more.
-    then: Option<Job>,
+    when_done: Option<Job>,
+}
+
+/// Parts that wait besides those that threads work on. They are short: enough that no thread is ever without one.
+const WAITING_PARTS: usize = 6;
+
+impl Parts {
+    fn is_full(&self) -> bool {
+        self.running >= pool().num_threads() + WAITING_PARTS
+    }
 }
 
 #[napi]
@@ -67,9 +83,11 @@ impl NativeBatch {
             Function<'_, FnArgs<(u32, u32)>, ()>,
         >,
     ) -> napi::Result<Self> {
+        let options = encode_options(flags, options.as_deref()).map_err(to_js)?;
         Ok(Self(Arc::new(Batch {
             tokenizer: tokenizer.handle(),
-            options: encode_options(flags, options.as_deref()).map_err(to_js)?,
+            rows: BatchRows::new(options.columns),
+            options,
             total: total as usize,
             done: AtomicUsize::new(0),
             cancelled: cancel.flag(),
@@ -79,22 +97,39 @@ impl NativeBatch {
         })))
     }
 
-    /// Begins to encode the next texts, of which the first has this number.
+    /// Begins to encode the next texts, of which the first has this number, and empties the arena. Gives whether the next shall wait for
+    /// [`NativeBatch::room`].
     #[napi(catch_unwind)]
-    pub fn add(&self, texts: &mut NativeTexts, first: u32) {
-        let (batch, texts) = (Arc::clone(&self.0), texts.take());
-        let at = {
+    pub fn add(&self, texts: &mut NativeTexts, first: u32) -> bool {
+        let batch = Arc::clone(&self.0);
+        let (spare, is_full) = {
             let mut parts = batch.parts();
-            parts.made.push(None);
             parts.running += 1;
-            parts.made.len() - 1
+            (parts.spare.pop().unwrap_or_default(), parts.is_full())
         };
+        let texts = texts.take_for(spare);
         pool().spawn(move || {
-            // Unwind safety: what is shared is immutable or an atomic, and the rest is consumed.
-            let made = catch_unwind(AssertUnwindSafe(|| batch.encode(texts, first as usize)))
+            // Unwind safety: what is shared is immutable, an atomic or behind a lock, and the rest is consumed.
+            let done = catch_unwind(AssertUnwindSafe(|| batch.encode(texts, first as usize)))
                 .unwrap_or_else(|payload| Err(Error::from_panic(&*payload)));
-            batch.end_part(at, made);
+            batch.end_part(done);
         });
+        is_full
+    }
+
+    /// Settles when another part may come.
+    #[napi(catch_unwind, ts_return_type = "Promise<void>")]
+    pub fn room<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
+        settle_on(env, || Ok(()), |job| {
+            let mut parts = self.0.parts();
+            if parts.is_full() {
+                parts.when_room = Some(job);
+            } else {
+                drop(parts);
+                job();
+            }
+            Ok(())
+        })
     }
 
     /// The whole, once the last part is done.
@@ -103,14 +138,14 @@ impl NativeBatch {
         let batch = Arc::clone(&self.0);
         settle_on(
             env,
-            move || batch.join().map(EncodedBatch::from),
+            move || batch.finish().map(EncodedBatch::from),
             |job| {
                 let mut parts = self.0.parts();
                 if parts.running == 0 {
                     drop(parts);
                     pool().spawn(job);
                 } else {
-                    parts.then = Some(job);
+                    parts.when_done = Some(job);
                 }
                 Ok(())
             },
@@ -123,46 +158,53 @@ impl Batch {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn encode(&self, texts: TakenTexts, first: usize) -> Result<BatchPart> {
+    /// Encodes a part and gives its memory back.
+    fn encode(&self, texts: TakenTexts, first: usize) -> Result<TextArena> {
         let tell = |done: usize, total: usize| self.tell(done, total);
         let control = BatchControl { cancel: Some(&self.cancelled), progress: Some(&tell), ..BatchControl::default() };
         let part = PartOf { first, total: self.total, done: &self.done };
-        Ok(self.tokenizer.encode_part(&texts.ready()?, &self.options, control, part)?)
+        let mut texts = texts.ready()?;
+        self.tokenizer.encode_part(&texts, &self.options, control, part, &self.rows)?;
+        texts.clear();
+        Ok(texts)
     }
 
-    fn end_part(&self, at: usize, made: Result<BatchPart>) {
-        if made.is_err() {
+    fn end_part(&self, done: Result<TextArena>) {
+        if done.is_err() {
             // The others' work would be for nothing.
             self.cancelled.store(true, Ordering::Relaxed);
         }
-        let then = {
+        let (when_room, when_done) = {
             let mut parts = self.parts();
-            parts.made[at] = Some(made);
             parts.running -= 1;
-            if parts.running == 0 { parts.then.take() } else { None }
+            match done {
+                Ok(texts) => parts.spare.push(texts),
+                // A part that was taken back because another failed is not the reason.
+                Err(error) if parts.failure.as_ref().is_none_or(|first| first.code() == ErrorCode::Closed) => {
+                    parts.failure = Some(error);
+                }
+                Err(_) => {}
+            }
+            let when_room = if parts.is_full() { None } else { parts.when_room.take() };
+            (when_room, if parts.running == 0 { parts.when_done.take() } else { None })
         };
-        if let Some(then) = then {
+        for then in [when_room, when_done].into_iter().flatten() {
             then();
         }
     }
 
-    fn join(&self) -> Result<BatchEncoding> {
-        let made: Vec<Result<BatchPart>> = std::mem::take(&mut self.parts().made).into_iter().flatten().collect();
-        let mut parts = Vec::with_capacity(made.len());
-        let mut failure: Option<Error> = None;
-        for part in made {
-            match part {
-                Ok(part) => parts.push(part),
-                // A part that was taken back because another failed is not the reason.
-                Err(error) if failure.as_ref().is_none_or(|first| first.code() == ErrorCode::Closed) => {
-                    failure = Some(error);
-                }
-                Err(_) => {}
-            }
-        }
+    fn finish(&self) -> Result<BatchEncoding> {
+        let failure = {
+            let mut parts = self.parts();
+            parts.spare.clear();
+            parts.failure.take()
+        };
         match failure {
             Some(error) => Err(error),
-            None => Ok(join_parts(parts, &self.options, BatchControl::default())?),
+            None if self.cancelled.load(Ordering::Relaxed) => {
+                Err(TokenizeError::Cancelled { done: self.done.load(Ordering::Relaxed), total: self.total }.into())
+            }
+            None => Ok(self.rows.finish(self.total)?),
         }
     }
 

@@ -21,8 +21,6 @@ use crate::error::to_js;
 #[derive(Debug, Default)]
 pub struct NativeTexts {
     arena: TextArena,
-    /// UTF-16 units and bytes that are held.
-    units: usize,
     /// Where the texts lie in the last one, if it holds many. Taken apart on the pool.
     rows: Option<Vec<u32>>,
 }
@@ -41,7 +39,8 @@ impl NativeTexts {
         Self::default()
     }
 
-    /// Copies `texts[from..to]` until about `max_units` UTF-16 units or bytes are copied; returns where it stopped, at least one further.
+    /// Copies `texts[from..to]` until at least `enough` UTF-16 units or bytes are copied, or up to a text that is longer than `max_units`.
+    /// Returns where it stopped.
     #[napi(catch_unwind)]
     pub fn push(
         &mut self,
@@ -50,15 +49,16 @@ impl NativeTexts {
         texts: Array<'_>,
         from: u32,
         to: u32,
+        enough: u32,
         max_units: u32,
     ) -> napi::Result<u32> {
-        let enough = self.units.saturating_add(max_units as usize);
+        let enough = self.arena.units().saturating_add(enough as usize);
         let mut reader = self.reader(env);
+        reader.max_units = max_units as usize;
         for index in from..to {
             let value = reader.element(texts.raw(), index)?;
-            reader.item(value, &|| format!("texts[{index}]"))?;
-            if *reader.units >= enough {
-                return Ok(index + 1);
+            if reader.arena.units() >= enough || !reader.item(value, &|| format!("texts[{index}]"))? {
+                return Ok(index);
             }
         }
         Ok(to)
@@ -95,12 +95,16 @@ impl NativeTexts {
 impl NativeTexts {
     /// The texts, for the pool; the arena is empty afterwards.
     pub(crate) fn take(&mut self) -> TakenTexts {
-        let Self { arena, rows, .. } = std::mem::take(self);
-        TakenTexts { arena, rows }
+        self.take_for(TextArena::default())
+    }
+
+    /// The texts, for the pool; what comes next is copied into `spare`, which is empty.
+    pub(crate) fn take_for(&mut self, spare: TextArena) -> TakenTexts {
+        TakenTexts { arena: std::mem::replace(&mut self.arena, spare), rows: self.rows.take() }
     }
 
     fn reader(&mut self, env: Env) -> Reader<'_> {
-        Reader { env: env.raw(), arena: &mut self.arena, units: &mut self.units }
+        Reader::new(env, &mut self.arena)
     }
 }
 
@@ -118,7 +122,7 @@ impl TakenTexts {
 /// All of a short list of texts and pairs.
 pub(crate) fn read_texts(env: Env, texts: &Array<'_>) -> napi::Result<TextArena> {
     let mut arena = TextArena::default();
-    let mut reader = Reader { env: env.raw(), arena: &mut arena, units: &mut 0 };
+    let mut reader = Reader::new(env, &mut arena);
     for index in 0..texts.len() {
         let value = reader.element(texts.raw(), index)?;
         reader.item(value, &|| format!("texts[{index}]"))?;
@@ -140,7 +144,7 @@ pub(crate) fn read_pair_into(
     pair: Option<&Unknown<'_>>,
     arena: &mut TextArena,
 ) -> napi::Result<()> {
-    let mut reader = Reader { env: env.raw(), arena, units: &mut 0 };
+    let mut reader = Reader::new(env, arena);
     reader.text(text.raw(), &|| "text".to_owned())?;
     if let Some(pair) = pair {
         reader.text(pair.raw(), &|| "pair".to_owned())?;
@@ -152,7 +156,7 @@ pub(crate) fn read_pair_into(
 /// One string or `Uint8Array`.
 pub(crate) fn read_text(env: Env, value: &Unknown<'_>, name: &str) -> napi::Result<TextArena> {
     let mut arena = TextArena::default();
-    Reader { env: env.raw(), arena: &mut arena, units: &mut 0 }.text(value.raw(), &|| name.to_owned())?;
+    Reader::new(env, &mut arena).text(value.raw(), &|| name.to_owned())?;
     Ok(arena)
 }
 
@@ -165,11 +169,17 @@ pub(crate) fn only_text(arena: &TextArena) -> Result<String> {
 struct Reader<'a> {
     env: sys::napi_env,
     arena: &'a mut TextArena,
-    units: &'a mut usize,
+    /// Longer texts are left.
+    max_units: usize,
 }
 
-impl Reader<'_> {
-    fn item(&mut self, value: sys::napi_value, name: &dyn Fn() -> String) -> napi::Result<()> {
+impl<'a> Reader<'a> {
+    fn new(env: Env, arena: &'a mut TextArena) -> Self {
+        Self { env: env.raw(), arena, max_units: usize::MAX }
+    }
+
+    /// Copies a text or a pair; gives whether neither was too long.
+    fn item(&mut self, value: sys::napi_value, name: &dyn Fn() -> String) -> napi::Result<bool> {
         if !self.is_array(value) {
             return self.text(value, name);
         }
@@ -182,20 +192,30 @@ impl Reader<'_> {
         }
         for index in 0..2 {
             let text = self.element(value, index)?;
-            self.text(text, &|| format!("{}[{index}]", name()))?;
+            if !self.text(text, &|| format!("{}[{index}]", name()))? {
+                if index == 1 {
+                    self.arena.pop();
+                }
+                return Ok(false);
+            }
         }
         self.arena.join_last_pair();
-        Ok(())
+        Ok(true)
     }
 
-    fn text(&mut self, value: sys::napi_value, name: &dyn Fn() -> String) -> napi::Result<()> {
+    /// Copies a text; gives whether it was not too long.
+    fn text(&mut self, value: sys::napi_value, name: &dyn Fn() -> String) -> napi::Result<bool> {
         if let Some(length) = self.string_length(value) {
-            return self.copy_string(value, length);
+            if length > self.max_units {
+                return Ok(false);
+            }
+            self.copy_string(value, length)?;
+            return Ok(true);
         }
-        if self.copy_bytes(value, name)? {
-            return Ok(());
+        match self.copy_bytes(value, name)? {
+            Some(is_copied) => Ok(is_copied),
+            None => Err(to_js(Error::invalid(&name(), "a string or a Uint8Array with UTF-8", self.type_name(value)))),
         }
-        Err(to_js(Error::invalid(&name(), "a string or a Uint8Array with UTF-8", self.type_name(value))))
     }
 
     /// The string's length in UTF-16 units; `None` for what is no string.
@@ -207,7 +227,6 @@ impl Reader<'_> {
     }
 
     fn copy_string(&mut self, value: sys::napi_value, length: usize) -> napi::Result<()> {
-        *self.units += length;
         let mut status = sys::Status::napi_ok;
         let env = self.env;
         // Node-API writes a NUL behind the text.
@@ -226,8 +245,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Whether it was a `Uint8Array`.
-    fn copy_bytes(&mut self, value: sys::napi_value, name: &dyn Fn() -> String) -> napi::Result<bool> {
+    /// Copies a `Uint8Array`; gives whether it was not too long, or `None` if it is something else.
+    fn copy_bytes(&mut self, value: sys::napi_value, name: &dyn Fn() -> String) -> napi::Result<Option<bool>> {
         let (mut kind, mut length, mut data, mut buffer) = (0, 0, ptr::null_mut(), ptr::null_mut());
         // SAFETY: `value` is of this call's environment; what is no typed array gives a status. The offset may be null.
         let status = unsafe {
@@ -242,7 +261,10 @@ impl Reader<'_> {
             )
         };
         if status != sys::Status::napi_ok || kind != sys::TypedarrayType::uint8_array {
-            return Ok(false);
+            return Ok(None);
+        }
+        if length > self.max_units {
+            return Ok(Some(false));
         }
         if length == 0 && self.is_detached(buffer) {
             return Err(to_js(Error::invalid(
@@ -251,7 +273,6 @@ impl Reader<'_> {
                 "one that was transferred",
             )));
         }
-        *self.units += length;
         self.arena.push_utf8_with(length, |bytes| {
             if length > 0 && !data.is_null() {
                 // SAFETY: V8 holds `length` bytes at `data`, and none of its code runs meanwhile; `bytes` is our own memory, so long, too.
@@ -261,7 +282,7 @@ impl Reader<'_> {
             }
             length
         });
-        Ok(true)
+        Ok(Some(true))
     }
 
     fn is_detached(&self, buffer: sys::napi_value) -> bool {

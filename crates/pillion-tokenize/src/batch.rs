@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::{
+    batch_rows::BatchRows,
     encoding::{BatchEncoding, Rows},
     error::{TokenizeError, guard},
     input::{BatchInput, Text, TextRoom},
@@ -50,10 +51,6 @@ pub struct PartOf<'a> {
     pub done: &'a AtomicUsize,
 }
 
-/// The rows of a part of a batch: see [`Tokenizer::encode_part`].
-#[derive(Debug)]
-pub struct BatchPart(Vec<Rows>);
-
 impl Tokenizer {
     /// Encodes many texts in parallel. Blocks until all are done; on a thread of the pool it takes part in the work.
     pub fn encode_batch<I: BatchInput + ?Sized>(
@@ -67,32 +64,34 @@ impl Tokenizer {
         }
         let done = AtomicUsize::new(0);
         let whole = PartOf { first: 0, total: texts.len(), done: &done };
-        let part = self.encode_part(texts, options, control, whole)?;
-        join_parts(vec![part], options, control)
+        let rows = BatchRows::new(options.columns);
+        self.encode_part(texts, options, control, whole, &rows)?;
+        rows.finish(texts.len())
     }
 
-    /// Encodes a part of a batch whose texts are not all there yet. Parts may run at once; [`join_parts`] makes a batch of them.
+    /// Encodes a part of a batch whose texts are not all there yet into the batch's rows. Parts may run at once.
     pub fn encode_part<I: BatchInput + ?Sized>(
         &self,
         texts: &I,
         options: &EncodeOptions,
         control: BatchControl<'_>,
         part: PartOf<'_>,
-    ) -> Result<BatchPart, TokenizeError> {
+        out: &BatchRows,
+    ) -> Result<(), TokenizeError> {
         let maker = self.row_maker(options, control.cancel)?;
         let encode = |range: Range<usize>| {
-            let mut rows = Rows::new(options.columns);
+            let mut rows = out.spare();
             let mut room = TextRoom::default();
-            for index in range {
+            for index in range.clone() {
                 let (text, pair) = texts.get(index);
                 let index = part.first + index;
                 let text = text.to_str_in(&mut room).map_err(|e| at_index(e, index))?;
                 let pair = pair.map(Text::to_str).transpose().map_err(|e| at_index(e, index))?;
                 maker.push(index as u32, text, pair.as_deref(), &mut rows)?;
             }
-            Ok(rows)
+            out.put(part.first + range.start..part.first + range.end, rows)
         };
-        run(texts.len(), |i| units(texts, i), control, part, encode).map(BatchPart)
+        run(texts.len(), |i| units(texts, i), control, part, encode).map(drop)
     }
 
     /// Counts the tokens of many texts in parallel, special tokens included, as [`Tokenizer::count`] does.
@@ -146,16 +145,6 @@ impl Tokenizer {
         )?;
         Ok(chunks.into_iter().flatten().collect())
     }
-}
-
-/// Makes one batch of its parts, in their order.
-pub fn join_parts(
-    parts: Vec<BatchPart>,
-    options: &EncodeOptions,
-    control: BatchControl<'_>,
-) -> Result<BatchEncoding, TokenizeError> {
-    let chunks = parts.into_iter().flat_map(|BatchPart(chunks)| chunks).collect();
-    Rows::join(chunks, options.columns, control.pool.unwrap_or_else(|| pool()))
 }
 
 fn units<I: BatchInput + ?Sized>(texts: &I, index: usize) -> usize {

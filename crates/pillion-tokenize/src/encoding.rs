@@ -1,6 +1,6 @@
 //! What encoding gives: flat columns, one entry per token.
 
-use crate::{error::TokenizeError, options::Columns, pool::Pool};
+use crate::{error::TokenizeError, options::Columns};
 
 /// One encoded text (or pair).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +25,35 @@ pub struct BatchEncoding {
 }
 
 impl BatchEncoding {
+    pub(crate) fn new(columns: Columns) -> Self {
+        Self { row_offsets: vec![0], columns: ColumnData::new(columns), ..Self::default() }
+    }
+
+    /// Appends rows as its last.
+    pub(crate) fn append(&mut self, rows: &Rows) -> Result<(), TokenizeError> {
+        // Offsets hold two entries per token and are indexed by u32 on the other side too.
+        if u32::try_from(self.ids.len() + rows.ids.len()).is_err() {
+            return Err(TokenizeError::TooLarge { what: "tokens", limit: u64::from(u32::MAX) });
+        }
+        let mut end = self.ids.len();
+        self.ids.extend_from_slice(&rows.ids);
+        self.columns.append(&rows.columns);
+        self.row_offsets.extend(rows.lens.iter().map(|len| {
+            end += len;
+            end as u32
+        }));
+        self.sources.extend_from_slice(&rows.sources);
+        Ok(())
+    }
+
+    /// Gives back memory that is not needed.
+    pub(crate) fn shrink_to_fit(&mut self) {
+        self.ids.shrink_to_fit();
+        self.row_offsets.shrink_to_fit();
+        self.sources.shrink_to_fit();
+        self.columns.shrink_to_fit();
+    }
+
     /// How many rows there are.
     pub fn rows(&self) -> usize {
         self.row_offsets.len().saturating_sub(1)
@@ -81,12 +110,21 @@ impl ColumnData {
         extend(self.type_ids.as_mut(), count, type_id);
     }
 
-    fn reserve(&mut self, tokens: usize) {
-        reserve(self.offsets.as_mut(), tokens * 2);
-        reserve(self.attention_mask.as_mut(), tokens);
-        reserve(self.special_tokens_mask.as_mut(), tokens);
-        reserve(self.type_ids.as_mut(), tokens);
-        reserve(self.word_ids.as_mut(), tokens);
+    /// Forgets all and keeps the memory.
+    fn clear(&mut self) {
+        clear(self.offsets.as_mut());
+        clear(self.attention_mask.as_mut());
+        clear(self.special_tokens_mask.as_mut());
+        clear(self.type_ids.as_mut());
+        clear(self.word_ids.as_mut());
+    }
+
+    fn shrink_to_fit(&mut self) {
+        shrink(self.offsets.as_mut());
+        shrink(self.attention_mask.as_mut());
+        shrink(self.special_tokens_mask.as_mut());
+        shrink(self.type_ids.as_mut());
+        shrink(self.word_ids.as_mut());
     }
 
     fn append(&mut self, other: &Self) {
@@ -104,9 +142,15 @@ fn extend<T: Copy>(column: Option<&mut Vec<T>>, count: usize, value: T) {
     }
 }
 
-fn reserve<T>(column: Option<&mut Vec<T>>, count: usize) {
+fn shrink<T>(column: Option<&mut Vec<T>>) {
     if let Some(column) = column {
-        column.reserve_exact(count);
+        column.shrink_to_fit();
+    }
+}
+
+fn clear<T>(column: Option<&mut Vec<T>>) {
+    if let Some(column) = column {
+        column.clear();
     }
 }
 
@@ -115,9 +159,6 @@ fn append<T: Copy>(column: Option<&mut Vec<T>>, other: Option<&[T]>) {
         column.extend_from_slice(other);
     }
 }
-
-/// Fewer tokens are copied sooner than another thread wakes up.
-const PARALLEL_TOKENS: usize = 1 << 18;
 
 /// Rows as they are made: those of one text, or of one chunk of a batch.
 #[derive(Debug)]
@@ -144,9 +185,10 @@ impl Rows {
         self.sources.push(source);
     }
 
-    /// Forgets all rows and keeps the memory of the ids. For rows without columns.
+    /// Forgets all rows and keeps their memory.
     pub(crate) fn clear(&mut self) {
         self.ids.clear();
+        self.columns.clear();
         self.lens.clear();
         self.sources.clear();
         self.ended = 0;
@@ -155,47 +197,6 @@ impl Rows {
     pub(crate) fn into_encoding(self) -> Encoding {
         Encoding { ids: self.ids, columns: self.columns }
     }
-
-    /// Joins chunks in their order. Many ids are copied by all threads of the pool: most of the time goes into memory that is new.
-    pub(crate) fn join(chunks: Vec<Self>, columns: Columns, pool: &Pool) -> Result<BatchEncoding, TokenizeError> {
-        let tokens: usize = chunks.iter().map(|c| c.ids.len()).sum();
-        // Offsets hold two entries per token and are indexed by u32 on the other side too.
-        if u32::try_from(tokens).is_err() {
-            return Err(TokenizeError::TooLarge { what: "tokens", limit: u64::from(u32::MAX) });
-        }
-        let rows: usize = chunks.iter().map(|c| c.lens.len()).sum();
-        let mut out = BatchEncoding {
-            ids: vec![0; tokens],
-            row_offsets: Vec::with_capacity(rows + 1),
-            sources: Vec::with_capacity(rows),
-            columns: ColumnData::new(columns),
-        };
-        out.columns.reserve(tokens);
-        let mut rest = &mut out.ids[..];
-        let mut copies = Vec::with_capacity(chunks.len());
-        for chunk in &chunks {
-            let (place, after) = rest.split_at_mut(chunk.ids.len());
-            copies.push((place, &chunk.ids[..]));
-            rest = after;
-        }
-        let copy = |(place, ids): (&mut [u32], &[u32])| place.copy_from_slice(ids);
-        if tokens < PARALLEL_TOKENS {
-            copies.into_iter().for_each(copy);
-        } else {
-            pool.for_each(copies, copy);
-        }
-        out.row_offsets.push(0);
-        let mut end = 0;
-        for chunk in chunks {
-            out.columns.append(&chunk.columns);
-            for len in &chunk.lens {
-                end += len;
-                out.row_offsets.push(end as u32);
-            }
-            out.sources.extend_from_slice(&chunk.sources);
-        }
-        Ok(out)
-    }
 }
 
 #[cfg(test)]
@@ -203,20 +204,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_join_into_one_flat_batch() {
+    fn rows_are_appended_to_one_flat_batch() {
         let columns = Columns { type_ids: true, word_ids: true, ..Columns::default() };
-        let chunk = |rows: &[(u32, &[u32])]| {
-            let mut out = Rows::new(columns);
-            for (source, ids) in rows {
-                out.ids.extend_from_slice(ids);
-                out.columns.push_special(ids.len(), 3, 1);
-                out.end_row(*source);
+        let mut batch = BatchEncoding::new(columns);
+        assert_eq!((batch.rows(), &batch.row_offsets[..]), (0, &[0][..]));
+        let mut rows = Rows::new(columns);
+        for chunk in [&[(0, &[1, 2][..]), (0, &[])][..], &[], &[(1, &[3])]] {
+            rows.clear();
+            for (source, ids) in chunk {
+                rows.ids.extend_from_slice(ids);
+                rows.columns.push_special(ids.len(), 3, 1);
+                rows.end_row(*source);
             }
-            out
-        };
-        let batch =
-            Rows::join(vec![chunk(&[(0, &[1, 2]), (0, &[])]), chunk(&[]), chunk(&[(1, &[3])])], columns, &Pool::new(1))
-                .unwrap();
+            batch.append(&rows).unwrap();
+        }
         assert_eq!(batch.ids, [1, 2, 3]);
         assert_eq!(batch.row_offsets, [0, 2, 2, 3]);
         assert_eq!(batch.sources, [0, 0, 1]);
@@ -225,12 +226,5 @@ mod tests {
         assert_eq!(batch.columns.offsets, None);
         assert_eq!(batch.rows(), 3);
         assert_eq!((batch.row(0), batch.row(1), batch.row(3)), (&[1, 2][..], &[][..], &[][..]));
-    }
-
-    #[test]
-    fn an_empty_batch_has_no_rows() {
-        let batch = Rows::join(vec![], Columns::default(), &Pool::new(1)).unwrap();
-        assert_eq!(batch.row_offsets, [0]);
-        assert_eq!(batch.rows(), 0);
     }
 }

@@ -173,9 +173,41 @@ impl BatchInput for Pairs<'_> {
 /// Owned texts in two arenas, as they come over a border: made with one call per text, read by any thread.
 #[derive(Clone, Debug, Default)]
 pub struct TextArena {
-    utf16: Vec<u16>,
-    utf8: Vec<u8>,
+    utf16: Units<u16>,
+    utf8: Units<u8>,
     items: Vec<Item>,
+}
+
+/// Units of texts one after another. What is forgotten stays written, so that memory is cleared once and not for each text.
+#[derive(Clone, Debug, Default)]
+struct Units<T> {
+    memory: Vec<T>,
+    used: usize,
+}
+
+impl<T: Copy + Default> Units<T> {
+    /// Adds what `write` fills in of `len` units; it returns how many these are. Gives where they begin and end.
+    fn push_with(&mut self, len: usize, write: impl FnOnce(&mut [T]) -> usize) -> (usize, usize) {
+        let start = self.used;
+        if self.memory.len() < start + len {
+            self.memory.resize(start + len, T::default());
+        }
+        self.used += write(&mut self.memory[start..start + len]).min(len);
+        (start, self.used)
+    }
+
+    fn push(&mut self, units: &[T]) -> (usize, usize) {
+        self.push_with(units.len(), |room| {
+            room.copy_from_slice(units);
+            units.len()
+        })
+    }
+
+    fn clear(&mut self, max_kept: usize) {
+        self.used = 0;
+        self.memory.truncate(max_kept);
+        self.memory.shrink_to(max_kept);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -193,16 +225,31 @@ enum Span {
 impl TextArena {
     /// An empty arena with room for `texts` texts of `units` UTF-16 units in all.
     pub fn with_capacity(texts: usize, units: usize) -> Self {
-        Self { utf16: Vec::with_capacity(units), utf8: Vec::new(), items: Vec::with_capacity(texts) }
+        let utf16 = Units { memory: Vec::with_capacity(units), used: 0 };
+        Self { utf16, utf8: Units::default(), items: Vec::with_capacity(texts) }
+    }
+
+    /// How many UTF-16 units and bytes it holds.
+    pub fn units(&self) -> usize {
+        self.utf16.used + self.utf8.used
+    }
+
+    /// Forgets the text that was pushed last.
+    pub fn pop(&mut self) {
+        let Some(Item { first, second }) = self.items.pop() else { return };
+        for span in [Some(first), second].into_iter().flatten() {
+            match span {
+                Span::Utf16(start, _) => self.utf16.used = self.utf16.used.min(start),
+                Span::Utf8(start, _) => self.utf8.used = self.utf8.used.min(start),
+            }
+        }
     }
 
     /// Forgets all texts; keeps their memory, unless they were long.
     pub fn clear(&mut self) {
         const MAX_KEPT: usize = 1 << 20;
-        self.utf16.clear();
-        self.utf16.shrink_to(MAX_KEPT);
-        self.utf8.clear();
-        self.utf8.shrink_to(MAX_KEPT);
+        self.utf16.clear(MAX_KEPT);
+        self.utf8.clear(MAX_KEPT);
         self.items.clear();
     }
 
@@ -222,20 +269,14 @@ impl TextArena {
     /// Adds a text of `units` UTF-16 units that `write` fills in; it returns how many it wrote. Saves a copy where the source can
     /// only write into a buffer.
     pub fn push_utf16_with(&mut self, units: usize, write: impl FnOnce(&mut [u16]) -> usize) {
-        let start = self.utf16.len();
-        self.utf16.resize(start + units, 0);
-        let written = write(&mut self.utf16[start..]).min(units);
-        self.utf16.truncate(start + written);
-        self.items.push(Item { first: Span::Utf16(start, start + written), second: None });
+        let (start, end) = self.utf16.push_with(units, write);
+        self.items.push(Item { first: Span::Utf16(start, end), second: None });
     }
 
     /// [`TextArena::push_utf16_with`] for `bytes` bytes of UTF-8, which are checked when they are read.
     pub fn push_utf8_with(&mut self, bytes: usize, write: impl FnOnce(&mut [u8]) -> usize) {
-        let start = self.utf8.len();
-        self.utf8.resize(start + bytes, 0);
-        let written = write(&mut self.utf8[start..]).min(bytes);
-        self.utf8.truncate(start + written);
-        self.items.push(Item { first: Span::Utf8(start, start + written), second: None });
+        let (start, end) = self.utf8.push_with(bytes, write);
+        self.items.push(Item { first: Span::Utf8(start, end), second: None });
     }
 
     /// Makes the text pushed last a part of the one before it, for texts that come in pieces of one kind. Texts of two kinds stay apart.
@@ -279,27 +320,21 @@ impl TextArena {
     }
 
     fn store(&mut self, text: Text<'_>) -> Span {
+        let utf8 = |(start, end)| Span::Utf8(start, end);
         match text {
             Text::Utf16(units) => {
-                let start = self.utf16.len();
-                self.utf16.extend_from_slice(units);
-                Span::Utf16(start, self.utf16.len())
+                let (start, end) = self.utf16.push(units);
+                Span::Utf16(start, end)
             }
-            Text::Utf8(text) => self.store_utf8(text.as_bytes()),
-            Text::Utf8Bytes(bytes) => self.store_utf8(bytes),
+            Text::Utf8(text) => utf8(self.utf8.push(text.as_bytes())),
+            Text::Utf8Bytes(bytes) => utf8(self.utf8.push(bytes)),
         }
-    }
-
-    fn store_utf8(&mut self, bytes: &[u8]) -> Span {
-        let start = self.utf8.len();
-        self.utf8.extend_from_slice(bytes);
-        Span::Utf8(start, self.utf8.len())
     }
 
     fn text(&self, span: Span) -> Text<'_> {
         match span {
-            Span::Utf16(start, end) => Text::Utf16(&self.utf16[start..end]),
-            Span::Utf8(start, end) => Text::Utf8Bytes(&self.utf8[start..end]),
+            Span::Utf16(start, end) => Text::Utf16(&self.utf16.memory[start..end]),
+            Span::Utf8(start, end) => Text::Utf8Bytes(&self.utf8.memory[start..end]),
         }
     }
 }

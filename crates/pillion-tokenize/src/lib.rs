@@ -4,6 +4,7 @@
 //! tokens, truncation, columns, batches, decoding, chat templates) is shared by all engines. [`pool`] holds the threads.
 
 mod batch;
+mod batch_rows;
 pub mod bpe;
 pub mod byte_level;
 mod chat_prompt;
@@ -24,7 +25,8 @@ mod tokenizer;
 mod truncation;
 mod vocabulary;
 
-pub use batch::{BatchControl, BatchPart, PartOf, join_parts};
+pub use batch::{BatchControl, PartOf};
+pub use batch_rows::BatchRows;
 pub use chat_template::ChatTemplates;
 pub use decoder::DecodeStream;
 pub use encoding::{BatchEncoding, ColumnData, Encoding};

@@ -80,15 +80,7 @@ impl Pool {
         }
     }
 
-    /// Hands each item to `work`, on all threads, and waits.
-    pub(crate) fn for_each<I: Send>(&self, items: Vec<I>, work: impl Fn(I) + Sync + Send) {
-        match &self.threads {
-            Some(threads) => threads.install(|| items.into_par_iter().for_each(work)),
-            None => items.into_iter().for_each(work),
-        }
-    }
-
-    /// Does the same with each item, on all threads, and waits; results come in the items' order. From inside the pool the caller helps.
+    /// Hands each item to `work`, on all threads, and waits; results come in the items' order. From inside the pool the caller helps.
     pub(crate) fn map<I: Sync, T: Send>(
         &self,
         items: &[I],
