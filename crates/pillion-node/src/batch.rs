@@ -86,7 +86,7 @@ impl NativeBatch {
         let options = encode_options(flags, options.as_deref()).map_err(to_js)?;
         Ok(Self(Arc::new(Batch {
             tokenizer: tokenizer.handle(),
-            rows: BatchRows::new(options.columns),
+            rows: BatchRows::new(total as usize, options.columns),
             options,
             total: total as usize,
             done: AtomicUsize::new(0),
@@ -120,16 +120,20 @@ impl NativeBatch {
     /// Settles when another part may come.
     #[napi(catch_unwind, ts_return_type = "Promise<void>")]
     pub fn room<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
-        settle_on(env, || Ok(()), |job| {
-            let mut parts = self.0.parts();
-            if parts.is_full() {
-                parts.when_room = Some(job);
-            } else {
-                drop(parts);
-                job();
-            }
-            Ok(())
-        })
+        settle_on(
+            env,
+            || Ok(()),
+            |job| {
+                let mut parts = self.0.parts();
+                if parts.is_full() {
+                    parts.when_room = Some(job);
+                } else {
+                    drop(parts);
+                    job();
+                }
+                Ok(())
+            },
+        )
     }
 
     /// The whole, once the last part is done.
@@ -204,7 +208,7 @@ impl Batch {
             None if self.cancelled.load(Ordering::Relaxed) => {
                 Err(TokenizeError::Cancelled { done: self.done.load(Ordering::Relaxed), total: self.total }.into())
             }
-            None => Ok(self.rows.finish(self.total)?),
+            None => Ok(self.rows.finish()?),
         }
     }
 

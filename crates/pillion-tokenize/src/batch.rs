@@ -64,9 +64,9 @@ impl Tokenizer {
         }
         let done = AtomicUsize::new(0);
         let whole = PartOf { first: 0, total: texts.len(), done: &done };
-        let rows = BatchRows::new(options.columns);
+        let rows = BatchRows::new(texts.len(), options.columns);
         self.encode_part(texts, options, control, whole, &rows)?;
-        rows.finish(texts.len())
+        rows.finish()
     }
 
     /// Encodes a part of a batch whose texts are not all there yet into the batch's rows. Parts may run at once.

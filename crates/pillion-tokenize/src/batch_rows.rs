@@ -17,6 +17,8 @@ use crate::{
 #[derive(Debug)]
 pub struct BatchRows {
     columns: Columns,
+    /// Texts of the batch.
+    texts: usize,
     /// Locked only to note a chunk; copying is done outside.
     state: Mutex<State>,
 }
@@ -34,15 +36,11 @@ struct State {
 }
 
 impl BatchRows {
-    /// For a batch with these columns.
-    pub fn new(columns: Columns) -> Self {
-        let state = State {
-            joined: Some(BatchEncoding::new(columns)),
-            next: 0,
-            waiting: BTreeMap::new(),
-            spare: Vec::new(),
-        };
-        Self { columns, state: Mutex::new(state) }
+    /// For a batch of so many texts, with these columns.
+    pub fn new(texts: usize, columns: Columns) -> Self {
+        let state =
+            State { joined: Some(BatchEncoding::new(columns)), next: 0, waiting: BTreeMap::new(), spare: Vec::new() };
+        Self { columns, texts, state: Mutex::new(state) }
     }
 
     /// Empty rows to fill.
@@ -64,6 +62,7 @@ impl BatchRows {
                 return Ok(());
             };
             drop(state);
+            joined.make_room(rows.ids.len(), end, self.texts);
             joined.append(&rows)?;
             rows.clear();
             state = self.state();
@@ -72,16 +71,19 @@ impl BatchRows {
         }
     }
 
-    /// The whole, once all of the `texts` texts are there.
-    pub fn finish(&self, texts: usize) -> Result<BatchEncoding, TokenizeError> {
+    /// The whole, once all texts are there.
+    pub fn finish(&self) -> Result<BatchEncoding, TokenizeError> {
         let mut state = self.state();
         state.spare.clear();
         match state.joined.take() {
-            Some(mut joined) if state.next == texts => {
+            Some(mut joined) if state.next == self.texts => {
                 joined.shrink_to_fit();
                 Ok(joined)
             }
-            _ => Err(TokenizeError::Panicked { reason: format!("a batch ended after {} of {texts} texts", state.next) }),
+            _ => {
+                let reason = format!("a batch ended after {} of {} texts", state.next, self.texts);
+                Err(TokenizeError::Panicked { reason })
+            }
         }
     }
 
@@ -123,19 +125,19 @@ mod tests {
             }).prop_shuffle(),
         ) {
             let texts = order.iter().map(|range| range.end).max().unwrap_or(0);
-            let out = BatchRows::new(Columns::default());
+            let out = BatchRows::new(texts, Columns::default());
             for range in order {
                 let rows = rows_of(&out, range.clone());
                 out.put(range, rows).unwrap();
             }
-            check(&out.finish(texts).unwrap(), texts);
+            check(&out.finish().unwrap(), texts);
         }
     }
 
     #[test]
     fn many_threads_at_once_give_the_texts_order() {
         const TEXTS: usize = 4000;
-        let out = BatchRows::new(Columns::default());
+        let out = BatchRows::new(TEXTS, Columns::default());
         std::thread::scope(|scope| {
             for thread in 0..4 {
                 let out = &out;
@@ -146,14 +148,14 @@ mod tests {
                 });
             }
         });
-        check(&out.finish(TEXTS).unwrap(), TEXTS);
+        check(&out.finish().unwrap(), TEXTS);
     }
 
     #[test]
     fn a_batch_that_lacks_texts_does_not_pass_for_whole() {
-        let out = BatchRows::new(Columns::default());
+        let out = BatchRows::new(2, Columns::default());
         out.put(1..2, rows_of(&out, 1..2)).unwrap();
-        let error = out.finish(2).unwrap_err().to_string();
+        let error = out.finish().unwrap_err().to_string();
         assert!(error.contains("after 0 of 2 texts"), "{error}");
     }
 }

@@ -29,6 +29,20 @@ impl BatchEncoding {
         Self { row_offsets: vec![0], columns: ColumnData::new(columns), ..Self::default() }
     }
 
+    /// Makes room for so many tokens more, with which `texts` of `total` texts are done. Memory that grows bit by bit is copied, and touched for
+    /// the first time, again and again; so room is made for as many as there will be in all, once enough texts are done to tell.
+    pub(crate) fn make_room(&mut self, tokens: usize, texts: usize, total: usize) {
+        /// The part of the texts that tells: room is made for no more than so many times what there is.
+        const ENOUGH: usize = 16;
+        if self.ids.capacity() - self.ids.len() >= tokens {
+            return;
+        }
+        let len = self.ids.len() + tokens;
+        let expected = if texts >= total / ENOUGH { (len / texts.max(1)).saturating_mul(total) } else { 0 };
+        let wanted = (expected + expected / 16).clamp(len + len / 2, len * 2 * ENOUGH);
+        self.ids.reserve_exact(wanted - self.ids.len());
+    }
+
     /// Appends rows as its last.
     pub(crate) fn append(&mut self, rows: &Rows) -> Result<(), TokenizeError> {
         // Offsets hold two entries per token and are indexed by u32 on the other side too.

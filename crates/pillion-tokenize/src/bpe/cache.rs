@@ -17,7 +17,7 @@ const COUNT_SHIFT: u32 = 60;
 /// A short word and its tokens, 32 bytes in all. The number of tokens is in the high bits of the key.
 #[derive(Clone, Copy)]
 #[repr(C, align(32))]
-struct Slot {
+pub(super) struct Slot {
     low: u64,
     high: u64,
     /// [`WIDE`] or [`NARROW`] of them, little-endian.
@@ -165,23 +165,45 @@ impl ShortCache {
     }
 
     /// Keeps the word. If a slot keeps so many tokens: in its first pair, or in its second one if that has room and the first has
-    /// none, or else in place of the older in the first.
-    pub(super) fn insert(&mut self, key: ShortKey, hash: u64, tokens: &[u32], vocab: &Vocab) {
+    /// none, or else in place of the older in the first. Gives the slot if it is a new one.
+    pub(super) fn insert(&mut self, key: ShortKey, hash: u64, tokens: &[u32], vocab: &Vocab) -> Option<Slot> {
         if tokens.is_empty() {
-            return;
+            return None;
         }
         let Some(slot) = Slot::new(key, tokens, self.is_narrow) else {
-            return self.insert_many(key, hash, tokens);
+            self.insert_many(key, hash, tokens);
+            return None;
         };
+        self.insert_slot(slot, key, hash, vocab).then_some(slot)
+    }
+
+    /// Keeps words that another cache for the same vocabulary has made slots of.
+    pub(super) fn take_over(&mut self, slots: &[Slot], vocab: &Vocab) {
+        const TOGETHER: usize = 16;
+        for slots in slots.chunks(TOGETHER) {
+            let mut hashes = [0; TOGETHER];
+            for (hash, slot) in hashes.iter_mut().zip(slots) {
+                *hash = vocab.hash(slot.key());
+                self.touch(*hash);
+            }
+            for (&slot, hash) in slots.iter().zip(hashes) {
+                self.insert_slot(slot, slot.key(), hash, vocab);
+            }
+        }
+    }
+
+    /// Whether it was not there before.
+    fn insert_slot(&mut self, slot: Slot, key: ShortKey, hash: u64, vocab: &Vocab) -> bool {
         if self.inserted > self.pairs.len() && self.pairs.len() < MAX_PAIRS {
             self.grow(vocab);
         }
-        // It may be one of those that the cache has just begun with.
+        // It may be one of those that the cache has just begun with, or of another thread.
         if self.has(key, hash) {
-            return;
+            return false;
         }
         self.inserted += 1;
         self.put(slot, hash);
+        true
     }
 
     fn insert_many(&mut self, key: ShortKey, hash: u64, tokens: &[u32]) {

@@ -4,6 +4,7 @@ use super::ByteLevelBpe;
 use super::added::ParseSpecial;
 use super::block::Block;
 use super::cache::{LongCache, NARROW, ShortCache, WIDE};
+use super::learned::News;
 use super::normalize;
 use super::pattern::with_scanner;
 use super::pending::Pending;
@@ -32,6 +33,7 @@ pub struct Scratch {
     owner: u64,
     short: ShortCache,
     long: LongCache,
+    news: News,
     pending: Pending,
     block: Box<Block>,
     pub(super) normal: String,
@@ -51,6 +53,7 @@ impl Scratch {
             owner: 0,
             short: ShortCache::new(false),
             long: LongCache::new(),
+            news: News::new(),
             pending: Pending::default(),
             block: Box::new(Block::new()),
             normal: String::new(),
@@ -65,6 +68,7 @@ impl Scratch {
         if self.owner != tokenizer.serial {
             self.short = ShortCache::new(tokenizer.vocab.is_narrow());
             self.long = LongCache::new();
+            self.news = News::new();
             self.owner = tokenizer.serial;
         }
         for text in [&mut self.normal, &mut self.prefixed] {
@@ -153,17 +157,17 @@ impl<S: Scanner, const N: usize> Work for Words<'_, '_, S, N> {
     #[inline(always)]
     fn run<B: simd::Block>(self) {
         let Self { tokenizer, scanner, piece, scratch, sink } = self;
-        let Scratch { short, long, pending, block, .. } = scratch;
+        let Scratch { short, long, news, pending, block, .. } = scratch;
         let mut start = 0;
         while start < piece.bytes.len() {
             start = block.fill::<S, B>(tokenizer, scanner, piece, start, (short, long));
             block.write::<N>(tokenizer, piece.bytes, (short, long), pending, sink);
             if pending.is_full() {
-                pending.settle(tokenizer, piece.bytes, short, long, sink);
+                pending.settle(tokenizer, piece.bytes, (short, long, news), sink);
             }
         }
         if !pending.is_empty() {
-            pending.settle(tokenizer, piece.bytes, short, long, sink);
+            pending.settle(tokenizer, piece.bytes, (short, long, news), sink);
         }
     }
 }

@@ -26,6 +26,7 @@ mod block;
 mod cache;
 mod encode;
 mod hash;
+mod learned;
 mod load;
 mod map;
 mod merge;
@@ -54,6 +55,7 @@ use added::AddedTokens;
 pub use added::ParseSpecial;
 pub use encode::{MAX_TEXT, Scratch, TextTooLong};
 use hash::HashKey;
+use learned::Learned;
 use load::Parts;
 use merge::Merges;
 use offsets::Trim;
@@ -78,6 +80,7 @@ pub struct ByteLevelBpe {
     trim: Trim,
     decodes_bytes: bool,
     key: HashKey,
+    learned: Learned,
 }
 
 static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -100,6 +103,7 @@ impl ByteLevelBpe {
             trim: parts.trim,
             decodes_bytes: parts.decodes_bytes,
             key: parts.key,
+            learned: Learned::default(),
         })
     }
 

@@ -3,6 +3,7 @@
 
 use super::ByteLevelBpe;
 use super::cache::{LongCache, MAX_LONG, ShortCache};
+use super::learned::News;
 use super::merge::MergeRoom;
 use super::sink::Sink;
 use super::word::{MAX_SHORT, Word};
@@ -70,14 +71,13 @@ impl Pending {
         self.words.is_empty()
     }
 
-    /// Finds the tokens of all words, which are parts of `bytes`, puts them into the sink and into the caches.
+    /// Finds the tokens of all words, which are parts of `bytes`, puts them into the sink and into the caches, and tells other threads.
     #[inline(never)]
     pub(super) fn settle(
         &mut self,
         tokenizer: &ByteLevelBpe,
         bytes: &[u8],
-        short: &mut ShortCache,
-        long: &mut LongCache,
+        (short, long, news): (&mut ShortCache, &mut LongCache, &mut News),
         sink: &mut Sink<'_>,
     ) {
         self.find(tokenizer, bytes);
@@ -90,7 +90,11 @@ impl Pending {
             };
             let text = &bytes[word.start..word.end];
             match text.len() {
-                ..=MAX_SHORT => short.insert(word.key, word.hash, tokens, &tokenizer.vocab),
+                ..=MAX_SHORT => {
+                    if let Some(slot) = short.insert(word.key, word.hash, tokens, &tokenizer.vocab) {
+                        news.push(slot);
+                    }
+                }
                 ..=MAX_LONG => long.insert(text, word.hash, tokens),
                 _ => {}
             }
@@ -99,6 +103,9 @@ impl Pending {
         self.words.clear();
         self.numbers = Numbers::default();
         self.places.clear();
+        if news.are_many() {
+            tokenizer.learned.exchange(news, short, &tokenizer.vocab);
+        }
     }
 
     /// Finds the words that are tokens.
