@@ -10,7 +10,7 @@ export declare class NativeBatch {
    * [`NativeBatch::room`].
    */
   add(texts: NativeTexts, first: number): boolean
-  /** Settles when another part may come. */
+  /** Settles when it is time for more parts. */
   room(): Promise<void>
   /** The whole, once the last part is done. */
   finish(): Promise<import('./encoding').EncodedBatch>

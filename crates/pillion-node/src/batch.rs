@@ -54,19 +54,27 @@ struct Parts {
     failure: Option<Error>,
     /// Memory of parts that are done, for those to come.
     spare: Vec<TextArena>,
-    /// What is to be done when few enough are running that another may come.
+    /// What is to be done when there is room for more.
     when_room: Option<Job>,
     /// What is to be done when none is running any more.
     when_done: Option<Job>,
 }
 
-/// Parts that wait besides those that threads work on. They are short: enough that no thread is ever without one.
-const WAITING_PARTS: usize = 6;
-
 impl Parts {
+    /// Whether so many are on their way that no more shall come for now.
     fn is_full(&self) -> bool {
-        self.running >= pool().num_threads() + WAITING_PARTS
+        self.running >= enough() * 3 / 2 + 2
     }
+
+    /// Whether so many are done that it is time for more: several at once, since each time the JS thread takes a core from the pool.
+    fn has_room(&self) -> bool {
+        self.running <= enough()
+    }
+}
+
+/// Parts on their way with which no thread of the pool is ever without one.
+fn enough() -> usize {
+    pool().num_threads() + 2
 }
 
 #[napi]
@@ -117,7 +125,7 @@ impl NativeBatch {
         is_full
     }
 
-    /// Settles when another part may come.
+    /// Settles when it is time for more parts.
     #[napi(catch_unwind, ts_return_type = "Promise<void>")]
     pub fn room<'env>(&self, env: &'env Env) -> napi::Result<Object<'env>> {
         settle_on(
@@ -189,7 +197,7 @@ impl Batch {
                 }
                 Err(_) => {}
             }
-            let when_room = if parts.is_full() { None } else { parts.when_room.take() };
+            let when_room = if parts.has_room() { parts.when_room.take() } else { None };
             (when_room, if parts.running == 0 { parts.when_done.take() } else { None })
         };
         for then in [when_room, when_done].into_iter().flatten() {
