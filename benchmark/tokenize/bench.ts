@@ -100,13 +100,12 @@ async function main(): Promise<void> {
 
   async function runThreads(list: readonly Vocabulary[], all: readonly Group[]): Promise<void> {
     // All of the text in each round: a batch is long enough that starting threads does not show.
-    const few: SpeedOptions = { ...options, rounds: Math.min(rounds, 3) }
     await each(
       '`encodeBatch` on one core and on all',
       list,
       async (one) => {
         const rows: string[][] = []
-        for (const group of all) rows.push(await threads(one, group, where, few))
+        for (const group of all) rows.push(await threads(one, group, where, options))
         return rows
       },
       threadsTable,
