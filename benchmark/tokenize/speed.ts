@@ -1,4 +1,6 @@
 // Megabytes a second on documents of 2,000 characters, ids in JS: novel text, warm text, the first encode, one against two threads.
+import { availableParallelism } from 'node:os'
+
 import { bytesOf, type Group } from './inputs'
 import { Peer, type PackageName, type Places, type Timed, type Vocabulary } from './peer'
 import { median, range, ratios, table } from './table'
@@ -181,7 +183,7 @@ export function speedTable(all: readonly string[][]): string {
   return table(header, all)
 }
 
-/** `encodeBatch` of ours on one core and on two, novel text, taking turns. */
+/** `encodeBatch` of ours on one core and on all, novel text, taking turns. The text before it is as much for each core as one gets elsewhere. */
 export async function threads(
   vocabulary: Vocabulary,
   group: Group,
@@ -189,7 +191,7 @@ export async function threads(
   options: SpeedOptions,
 ): Promise<string[]> {
   const [one, two, npm]: [number[], number[], number[]] = [[], [], []]
-  const { head, rounds } = split(group, options)
+  const { head, rounds } = split(group, { ...options, warmUp: options.warmUp * availableParallelism() })
   const batch = async (name: PackageName, texts: readonly string[], cpu?: number): Promise<number> => {
     const peer = await Peer.start(name, vocabulary, where, cpu)
     try {
