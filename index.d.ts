@@ -640,7 +640,8 @@ declare class Tokenizer {
   encodeAsync<C extends Col = never>(text: Text, options?: EncodeOptions<C> & Call): Promise<Encoding<C>>
   /**
    * Encodes many texts, or pairs, in parallel on the tokenizer's own threads, into one flat array; very few and short ones at once. The
-   * fastest way to encode: while the threads work on some texts, the next are copied.
+   * fastest way to encode: while the threads work on some texts, the next are copied, so `texts` must stay as they are until the promise
+   * settles.
    * @throws `invalid_argument` for a bad option or text, `deadline_exceeded`, the signal's reason; an abort also ends the work
    */
   encodeBatch<C extends Col = never>(

@@ -169,6 +169,31 @@ describe('texts that are copied in slices', () => {
     expect([short, last]).toEqual([tokenizer.encode('hello').ids, tokenizer.encode('hello').ids])
   })
 
+  test('give rows in their order, more of them than wait at once', async () => {
+    const many = Array.from({ length: 3000 }, (_, i) => `${i} ${'hello world '.repeat(i % 400)}`)
+    for (const each of [tokenizer, reference]) {
+      const batch = await each.encodeBatch(many, { include: ['offsets'] })
+      expect(batch.rows).toBe(many.length)
+      for (const i of [0, 1, 399, 1500, 2998, 2999]) {
+        const alone = each.encode(many[i]!, { include: ['offsets'] })
+        expect([[...batch.row(i).ids], [...batch.row(i).offsets]]).toEqual([[...alone.ids], [...alone.offsets]])
+      }
+    }
+  })
+
+  test('are those that there were when the call was made', async () => {
+    const make = (): string[] => Array.from({ length: 3000 }, () => 'hello world '.repeat(100))
+    const longer = make()
+    const call = tokenizer.encodeBatch(longer)
+    longer.push('one more')
+    expect((await call).rows).toBe(3000)
+
+    const shorter = make()
+    const failing = tokenizer.encodeBatch(shorter)
+    shorter.length = 10
+    expect((await refused(failing, 'invalid_argument')).message).toMatch(/texts\[\d+\].*undefined/)
+  })
+
   test('name what is wrong with them', async () => {
     await refused(tokenizer.encodeBatch(['a', [body, 7] as never]), 'invalid_argument', 'texts[1][1]')
     await refused(tokenizer.encodeBatch([[body, 'a', 'b'] as never]), 'invalid_argument', 'texts[0]')

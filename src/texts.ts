@@ -19,7 +19,7 @@ export interface PackedTexts {
   readonly rowOffsets: Uint32Array
 }
 
-/** What a batch is made of: texts and pairs. */
+/** What a batch is made of: texts and pairs. An array must stay as it is until the call settles. */
 export type BatchTexts = readonly (Text | readonly [Text, Text])[] | PackedTexts
 
 /** Longer texts take the async form, so that no call of ours holds up the event loop. A UTF-8 byte counts as a unit. */
@@ -125,9 +125,11 @@ async function copyArray(
   cancel: Cancel,
   taker: TextsTaker,
 ): Promise<void> {
+  // As many as there were when the call was made: what came later is not the call's, what went is refused by its number.
+  const total = texts.length
   let from = 0
-  while (from < texts.length && !cancel.isCancelled()) {
-    const end = Math.min(texts.length, from + textsPerSlice)
+  while (from < total && !cancel.isCancelled()) {
+    const end = Math.min(total, from + textsPerSlice)
     let to = callNative(() => arena.push(texts as Text[], from, end, units, unitsPerSlice))
     if (to === from) {
       await copyLong(arena, texts[from] ?? '', `texts[${from}]`, cancel)
@@ -135,7 +137,7 @@ async function copyArray(
     }
     const isFull = taker.add(arena, from)
     from = to
-    if (from < texts.length) await (isFull ? taker.room() : turn())
+    if (from < total) await (isFull ? taker.room() : turn())
   }
 }
 

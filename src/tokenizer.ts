@@ -209,7 +209,8 @@ export class Tokenizer {
 
   /**
    * Encodes many texts, or pairs, in parallel on the tokenizer's own threads, into one flat array; very few and short ones at once. The
-   * fastest way to encode: while the threads work on some texts, the next are copied.
+   * fastest way to encode: while the threads work on some texts, the next are copied, so `texts` must stay as they are until the promise
+   * settles.
    * @throws `invalid_argument` for a bad option or text, `deadline_exceeded`, the signal's reason; an abort also ends the work
    */
   async encodeBatch<C extends Col = never>(
