@@ -38,8 +38,8 @@ impl BatchEncoding {
             return;
         }
         let len = self.ids.len() + tokens;
-        let expected = if texts >= total / ENOUGH { (len / texts.max(1)).saturating_mul(total) } else { 0 };
-        let wanted = (expected + expected / 16).clamp(len + len / 2, len * 2 * ENOUGH);
+        let expected = if texts >= total / ENOUGH { len.saturating_mul(total) / texts.max(1) } else { 0 };
+        let wanted = expected.saturating_add(expected / 16).clamp(len + len / 2, len * ENOUGH);
         self.ids.reserve_exact(wanted - self.ids.len());
     }
 
