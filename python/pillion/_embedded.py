@@ -14,11 +14,12 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import pillion
 from pillion._config import LoadConfig
 from pillion._forward import Placed
+from pillion._views import bytes_type, ctypes, view_of
 from pillion.errors import StepRecordError
 from pillion.runners._arrays import copy_array
 from pillion.worker import Handler
@@ -28,6 +29,22 @@ __all__ = ["EmbeddedHandler", "boot", "open", "shutdown"]
 # Called with a level and a text, and with the id of the request that it is about where that is known.
 Log: TypeAlias = Callable[..., None]
 Reserve: TypeAlias = Callable[[int], memoryview | None]
+
+
+class HeldTensor(Protocol):
+    """An input in the other side's memory, which stays there while this lives."""
+
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+
+    def __len__(self) -> int: ...
+
+    def copy(self) -> bytes:
+        """The same bytes in memory of Python's."""
+
+
+Input: TypeAlias = bytes | HeldTensor
 
 DEBUG: Final = 0
 INFO: Final = 1
@@ -96,7 +113,7 @@ class EmbeddedHandler:
         self._tensors = _Tensors(reserve)
         self._handler.use_pool(self._tensors)
 
-    def forward(self, record: bytes, tensors: list[bytes]) -> bytes:
+    def forward(self, record: bytes, tensors: list[Input]) -> bytes:
         """Runs one forward record, whose places are `tensors`, from 1 on."""
         if self._tensors is None:
             return self._handler.step(record)
@@ -120,10 +137,10 @@ class _Tensors:
 
     def __init__(self, reserve: Reserve) -> None:
         self._reserve = reserve
-        self._inputs: list[bytes] = []
+        self._inputs: list[Input] = []
         self._num_results = 0
 
-    def begin(self, inputs: list[bytes]) -> None:
+    def begin(self, inputs: list[Input]) -> None:
         """Another forward, or none."""
         self._inputs = inputs
         self._num_results = 0
@@ -132,7 +149,12 @@ class _Tensors:
         """An input, which lives as long as anybody views it."""
         if not 1 <= place <= len(self._inputs) or offset or len(self._inputs[place - 1]) != length:
             raise StepRecordError(f"no tensor of {length} bytes lies at {offset} in place {place}")
-        return memoryview(self._inputs[place - 1])
+        held = self._inputs[place - 1]
+        if isinstance(held, bytes):
+            return memoryview(held)
+        if ctypes is None:
+            return memoryview(held.copy())
+        return view_of(bytes_type(length).from_address(held.address), held)
 
     def put(self, array: Any) -> Placed | None:
         """Copies an array of a result, if it is large."""

@@ -48,8 +48,10 @@ class Model:
 
         An input is the JSON value that the caller sent. Typed arrays, at the top of it or in the fields of an object,
         are read-only numpy arrays; they may be kept, and are never changed or freed under their holder, but each keeps
-        its whole batch in memory. A result is what JSON can carry; numpy arrays and torch tensors, as the result or
-        in the fields of a dict, arrive as typed arrays.
+        its whole batch in memory. A torch tensor made of one shares its memory: clone it before you write to it.
+
+        A result is what JSON can carry; numpy arrays and torch tensors, as the result or in the fields of a dict,
+        arrive as typed arrays.
 
         An exception that stands in place of a result is that input's error alone. One that is raised is the error of
         every input of the batch.

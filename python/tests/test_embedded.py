@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import sys
@@ -10,12 +11,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import pillion
 from conftest import ModelFolders
 from pillion import _embedded
-from pillion.errors import InvalidArgumentError
+from pillion.errors import InvalidArgumentError, StepRecordError
 from records import StepRecord, decode_output, sequence
 
 Lines = list[tuple[Any, ...]]
@@ -172,3 +174,45 @@ def test_a_damaged_record_is_answered(tiny: ModelFolders) -> None:
         assert output.step_id == step_id and output.error is not None
         assert output.error["code"] in ("internal", "version_mismatch")
     handler.close()
+
+
+class Held:
+    """What the bridge's native code gives for an input that lies in Rust's memory."""
+
+    released = 0
+
+    def __init__(self, data: bytes) -> None:
+        self._memory = ctypes.create_string_buffer(data, len(data))
+        self.address = ctypes.addressof(self._memory)
+
+    def __len__(self) -> int:
+        return len(self._memory)
+
+    def copy(self) -> bytes:
+        return self._memory.raw
+
+    def __del__(self) -> None:
+        Held.released += 1
+
+
+@pytest.mark.parametrize("has_ctypes", [True, False])
+def test_an_input_in_other_memory_stays_while_anything_views_it(
+    has_ctypes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_ctypes:
+        monkeypatch.setattr(_embedded, "ctypes", None)
+    tensors = _embedded._Tensors(lambda length: None)
+    before = Held.released
+    for number in range(1000):
+        tensors.begin([b"own", Held(bytes([number % 251]) * 1000)])
+        memory = tensors.lend(2, 0, 1000)
+        array: Any = np.frombuffer(memory, dtype=np.uint8)[2:]
+        tensors.begin([])
+        assert memory.readonly and not array.flags.writeable
+        del memory
+        assert Held.released == before + number + (0 if has_ctypes else 1)
+        assert (array == number % 251).all()
+        del array
+        assert Held.released == before + number + 1
+    with pytest.raises(StepRecordError, match="no tensor of 1000 bytes"):
+        tensors.lend(2, 0, 1000)

@@ -61,31 +61,44 @@ pub(crate) fn tensors(options: &Options) -> Result<(), Failure> {
     let mut drivers = open(options)?;
     let data: Vec<u8> = (0..MIB).map(|i| (i % 251) as u8).collect();
     let tensor = Tensor::new(Dtype::Uint8, vec![MIB as u32], data.clone())?;
-    let item = |tensor: Option<&Tensor>| ForwardItem {
-        json: "null".to_owned(),
-        tensors: tensor.map(|tensor| (None, tensor.clone())).into_iter().collect(),
+    let batch = |tensor: Option<Tensor>| ForwardBatch {
+        forward_id: 1 << 40,
+        items: vec![ForwardItem {
+            json: "null".to_owned(),
+            tensors: tensor.map(|tensor| (None, tensor)).into_iter().collect(),
+        }],
+        request_ids: Vec::new(),
     };
-    let batch = |tensor| ForwardBatch { forward_id: 1 << 40, items: vec![item(tensor)], request_ids: Vec::new() };
-    let (mut full, mut empty) = (batch(Some(&tensor)), batch(None));
+    let mut batches = Vec::new();
     for (bridge, driver) in &mut drivers {
-        full.forward_id += 1;
-        let answer = driver.forward(&full)?;
-        let is_equal =
-            |item: &ForwardItem| item.tensors.iter().all(|(_, t)| t.to_vec() == data) && !item.tensors.is_empty();
-        if !answer.results.iter().all(|result| result.as_ref().is_ok_and(is_equal)) {
-            return Err(Error::internal(format!("{}: the tensor came back changed", bridge.name())).into());
+        let mut loads = vec![("empty forward", batch(None)), ("1 MiB", batch(Some(tensor.clone())))];
+        if let Some(store) = driver.backend.tensor_store() {
+            let held = store.hold(&data).ok_or_else(|| Error::internal(format!("{}: no room", bridge.name())))?;
+            loads.push(("1 MiB held", batch(Some(Tensor::lent(Dtype::Uint8, vec![MIB as u32], held)?))));
         }
+        for (_, batch) in &mut loads[1..] {
+            batch.forward_id += 1;
+            let answer = driver.forward(batch)?;
+            let is_equal =
+                |item: &ForwardItem| item.tensors.iter().all(|(_, t)| t.to_vec() == data) && !item.tensors.is_empty();
+            if !answer.results.iter().all(|result| result.as_ref().is_ok_and(is_equal)) {
+                return Err(Error::internal(format!("{}: the tensor came back changed", bridge.name())).into());
+            }
+        }
+        batches.push((*bridge, loads));
     }
     for round in 0..=options.rounds {
         let mut lines = Vec::new();
-        for (what, buffers) in [("memcpy", PLACES), ("memcpy, two buffers", 2)] {
+        for buffers in [2, 3] {
+            let what = format!("memcpy, {buffers} buffers");
             lines.push(json!({"what": what, "who": "rust", "us": summary(&mut copies(&data, buffers, options.calls))}));
         }
         for at in 0..drivers.len() {
             let (bridge, driver) = turn(&mut drivers, round, at);
             let mut steps = driver.time_steps(options.calls)?;
             lines.push(json!({"what": "empty step", "who": bridge.name(), "us": summary(&mut steps)}));
-            for (what, batch) in [("empty forward", &mut empty), ("1 MiB", &mut full)] {
+            let loads = batches.iter_mut().filter(|(of, _)| of == bridge).flat_map(|(_, loads)| loads);
+            for (what, batch) in loads {
                 let mut times = Vec::with_capacity(options.calls);
                 for _ in 0..options.calls {
                     batch.forward_id += 1;
@@ -106,21 +119,16 @@ pub(crate) fn tensors(options: &Options) -> Result<(), Failure> {
     close(drivers)
 }
 
-/// A tensor there and back lies in three places, each time the same: the caller's, Python's, and the answer's. Together they may not fit into a
-/// cache that has room for two.
-const PLACES: usize = 3;
-
-/// From one buffer to the next, in turn. All are in use already.
+/// From one buffer to the next, all in use already. A tensor that is held lies in two places, another in three, each time the same: more than some
+/// caches have room for.
 fn copies(data: &[u8], buffers: usize, calls: usize) -> Vec<Duration> {
     let mut buffers = vec![data.to_vec(); buffers];
-    let copy = |_| {
-        let into = &mut buffers.pop().unwrap_or_default();
-        let from = buffers.first().map_or(&[][..], Vec::as_slice);
+    let last = buffers.len() - 1;
+    let copy = |call: usize| {
+        let (from, into) = buffers[call % last..].split_at_mut(1);
         let begin = Instant::now();
-        black_box(&mut *into).copy_from_slice(black_box(from));
-        let took = begin.elapsed();
-        buffers.insert(0, std::mem::take(into));
-        took
+        black_box(&mut into[0]).copy_from_slice(black_box(&from[0]));
+        begin.elapsed()
     };
     (0..calls).map(copy).collect()
 }

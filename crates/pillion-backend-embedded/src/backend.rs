@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, thread, time::Duration};
 use crossbeam_channel::bounded;
 use pillion_core::{
     Backend, BackendEvents, Error, LoadConfig, Result, WorkerStatus,
-    forward::{ForwardBatch, Tensor},
+    forward::{ForwardBatch, Tensor, TensorStore},
     step::{RecordKind, Step},
 };
 
@@ -13,7 +13,7 @@ use crate::{
     client::{Client, MAX_IN_FLIGHT, closed, rss_bytes},
     job_queue::JobQueue,
     python_thread::{self, Job},
-    tensors,
+    tensors::{self, Store},
 };
 
 /// What an [`EmbeddedBackend`] loads, and from where.
@@ -97,6 +97,11 @@ impl Backend for EmbeddedBackend {
 
     fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
         self.send(RecordKind::Forward, batch.forward_id, |record| tensors::encode(batch, record))
+    }
+
+    fn tensor_store(&self) -> Option<Arc<dyn TensorStore>> {
+        let BackendStage::Started { client, .. } = &self.stage else { return None };
+        Some(Arc::new(Store::new(&client.spare_tensors)))
     }
 
     fn max_in_flight(&self) -> usize {

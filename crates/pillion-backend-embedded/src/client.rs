@@ -3,7 +3,7 @@
 use std::{
     fs,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, AtomicUsize, Ordering},
     },
 };
@@ -13,7 +13,7 @@ use pillion_core::{
     WorkerStatus,
 };
 
-use crate::EmbeddedOptions;
+use crate::{EmbeddedOptions, tensors::Spare};
 
 /// Steps that may be submitted and unanswered: one runs, one waits behind it.
 pub(crate) const MAX_IN_FLIGHT: usize = 2;
@@ -40,6 +40,8 @@ pub(crate) enum State {
 pub(crate) struct Client {
     pub(crate) id: u64,
     pub(crate) options: EmbeddedOptions,
+    /// Buffers for tensors.
+    pub(crate) spare_tensors: Arc<Spare>,
     events: BackendEvents,
     /// Held while an event is sent, so that nothing comes after `Closed`; sending never blocks.
     state: Mutex<State>,
@@ -56,6 +58,7 @@ impl Client {
         Self {
             id,
             options,
+            spare_tensors: Arc::default(),
             events,
             state: Mutex::new(State::Starting),
             seen: AtomicU8::new(State::Starting as u8),

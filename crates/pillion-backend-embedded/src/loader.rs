@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "dlopen, dlsym and calls of what they give; the rest of the crate is safe code")]
 
 mod bridge;
+mod held;
 mod images;
 mod initialize;
 
@@ -20,6 +21,7 @@ use libloading::os::unix::Library;
 use pillion_core::{Error, ErrorCode, Result};
 
 pub(crate) use bridge::{Bridge, LogHook};
+pub(crate) use held::{hold, is_held};
 pub(crate) use images::own_folder;
 
 use crate::choose::Choice;

@@ -3,11 +3,18 @@
 use std::{
     convert::Infallible,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use pillion_core::{Error, ErrorCode, Result};
+use pillion_core::{
+    Error, ErrorCode, Result,
+    forward::{Tensor, TensorMemory},
+};
 
-use crate::{choose::Choice, tensors::Reserved};
+use crate::{
+    choose::Choice,
+    tensors::{Reserved, Spare},
+};
 
 pub(crate) type LogHook = fn(u32, &str, &str);
 
@@ -46,7 +53,7 @@ impl Bridge {
         match self.0 {}
     }
 
-    pub(crate) fn forward(&self, _: u64, _: &[u8], _: &[&[u8]], _: &mut Reserved, _: &mut Vec<u8>) -> Result<()> {
+    pub(crate) fn forward(&self, _: u64, _: &[u8], _: &[Tensor], _: &mut Reserved, _: &mut Vec<u8>) -> Result<()> {
         match self.0 {}
     }
 
@@ -61,6 +68,14 @@ impl Bridge {
     pub(crate) fn test_panic(&self) -> Result<()> {
         match self.0 {}
     }
+}
+
+pub(crate) fn hold(_: Vec<u8>, _: &Arc<Spare>) -> Option<Arc<dyn TensorMemory>> {
+    None
+}
+
+pub(crate) fn is_held(_: &Tensor) -> bool {
+    false
 }
 
 pub(crate) fn own_folder() -> Option<PathBuf> {

@@ -26,7 +26,7 @@ use crate::{
     interpreter::Interpreter,
     job_queue::{Habit, JobQueue},
     loader,
-    tensors::{Reserved, Spare},
+    tensors::Reserved,
 };
 
 /// The repr of a list 900 deep, which Python's recursion limit allows, overflows the usual 2 MiB.
@@ -151,7 +151,6 @@ struct Worker {
     /// The bridge's handle of each client's model.
     handles: HashMap<u64, u64>,
     output: Vec<u8>,
-    spare: Arc<Spare>,
     /// Whether somebody waits for what was answered last.
     is_awaited: bool,
 }
@@ -167,7 +166,7 @@ impl Worker {
             Job::Run { client, kind, id, record, tensors } => {
                 serve(&client);
                 let answer = guarded(|| {
-                    let mut reserved = Reserved::new(&self.spare);
+                    let mut reserved = Reserved::new(&client.spare_tensors);
                     self.answer(&client, kind, &record, &tensors, &mut reserved)?;
                     read_answer(kind, id, &self.output, &mut reserved)
                 });
@@ -234,8 +233,7 @@ impl Worker {
         if kind != RecordKind::Forward {
             return bridge.step(*handle, record, &mut self.output);
         }
-        let tensors: Vec<&[u8]> = tensors.iter().filter_map(Tensor::as_bytes).collect();
-        bridge.forward(*handle, record, &tensors, reserved, &mut self.output)
+        bridge.forward(*handle, record, tensors, reserved, &mut self.output)
     }
 
     fn time_calls(&mut self, record: &[u8], calls: usize) -> Result<Vec<Duration>> {

@@ -1,6 +1,7 @@
 //! Large tensors beside the records of forwards: which of a batch's go beside, and the memory into which Python copies those of the results.
 //!
-//! Each is copied once on its way: an input into an object of Python's, a result into a buffer of ours.
+//! Each is copied once on its way: an input into an object of Python's, a result into a buffer of ours. An input that was put into a [`Store`] is not
+//! copied at all: Python sees it where it lies.
 
 use std::{
     mem,
@@ -9,8 +10,10 @@ use std::{
 
 use pillion_core::{
     Result,
-    forward::{ForwardBatch, Place, Tensor, TensorMemory},
+    forward::{ForwardBatch, Place, Tensor, TensorMemory, TensorStore},
 };
+
+use crate::loader;
 
 /// Shorter ones travel in the record, where copying costs less than an object for each.
 const MIN_LEN: usize = 64 << 10;
@@ -23,7 +26,7 @@ pub(crate) fn encode(batch: &ForwardBatch, record: &mut Vec<u8>) -> Result<Vec<T
     let mut beside = Vec::new();
     batch.encode_placed(record, |tensor| {
         // What can only be copied out would be copied twice.
-        if tensor.byte_len() < MIN_LEN || tensor.as_bytes().is_none() {
+        if tensor.byte_len() < MIN_LEN || (tensor.as_bytes().is_none() && !loader::is_held(tensor)) {
             return None;
         }
         beside.push(tensor.clone());
@@ -52,7 +55,7 @@ impl Spare {
         )
     }
 
-    fn give(&self, buffer: Vec<u8>) {
+    pub(crate) fn give(&self, buffer: Vec<u8>) {
         let mut spare = self.lock();
         let bytes: usize = spare.iter().map(Vec::capacity).sum();
         if spare.len() < MAX_SPARE && bytes + buffer.capacity() <= MAX_SPARE_BYTES {
@@ -62,6 +65,27 @@ impl Spare {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where inputs are put that Python is to see as they are.
+#[derive(Debug)]
+pub(crate) struct Store(Arc<Spare>);
+
+impl Store {
+    pub(crate) fn new(spare: &Arc<Spare>) -> Self {
+        Self(Arc::clone(spare))
+    }
+}
+
+impl TensorStore for Store {
+    fn hold(&self, bytes: &[u8]) -> Option<Arc<dyn TensorMemory>> {
+        if bytes.len() < MIN_LEN {
+            return None;
+        }
+        let mut buffer = self.0.take(bytes.len());
+        buffer.copy_from_slice(bytes);
+        loader::hold(buffer, &self.0)
     }
 }
 
@@ -150,6 +174,26 @@ mod tests {
         assert_eq!(out[1..], [3; 50]);
         drop(first);
         assert_eq!(Reserved::new(&spare).reserve(100).as_ptr(), address);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_held_goes_beside_the_record_and_its_memory_is_used_again() {
+        let spare = Arc::default();
+        let store = Store::new(&spare);
+        assert!(store.hold(&vec![1; MIN_LEN - 1]).is_none());
+        let memory = store.hold(&vec![2; MIN_LEN]).unwrap();
+        let tensor = Tensor::lent(Dtype::Uint8, vec![MIN_LEN as u32], memory).unwrap();
+        let items = vec![ForwardItem { json: "null".into(), tensors: vec![(None, tensor)] }];
+        let batch = ForwardBatch { forward_id: 1, items, ..ForwardBatch::default() };
+        let beside = encode(&batch, &mut Vec::new()).unwrap();
+        assert_eq!(beside[0].to_vec(), vec![2; MIN_LEN]);
+        drop(batch);
+        assert!(spare.lock().is_empty(), "somebody has it still");
+        drop(beside);
+        assert_eq!(spare.lock().len(), 1);
+        assert_eq!(store.hold(&vec![3; MIN_LEN]).map(|memory| memory.len()), Some(MIN_LEN));
+        assert_eq!(spare.lock().len(), 1);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use std::{
 };
 
 use pillion_core::{
-    Backend, BackendEvent, BackendEvents, Error, ErrorCode, Result, WorkerStatus, forward::ForwardBatch, step::Step,
+    Backend, BackendEvent, BackendEvents, Error, ErrorCode, Result, WorkerStatus,
+    forward::{ForwardBatch, TensorStore},
+    step::Step,
 };
 
 use crate::{
@@ -108,6 +110,10 @@ impl Backend for WorkerBackend {
             Some(link) => link.submit_forward(batch),
             None => Err(self.no_worker()),
         }
+    }
+
+    fn tensor_store(&self) -> Option<Arc<dyn TensorStore>> {
+        lock(&self.shared.link).as_ref().and_then(Link::tensor_store)
     }
 
     fn rung(&mut self, count: u32, take: &mut dyn FnMut(BackendEvent)) {

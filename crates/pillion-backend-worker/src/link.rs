@@ -8,7 +8,7 @@ use std::{
 
 use pillion_core::{
     BackendEvent, BackendEvents, Result,
-    forward::{ForwardBatch, ForwardOutput},
+    forward::{ForwardBatch, ForwardOutput, TensorStore},
     step::{RecordKind, Step, StepOutput},
 };
 
@@ -162,6 +162,14 @@ impl Link {
             Way::Shm(sender) => sender.submit(step),
             Way::Grpc(sender) => sender.send(step),
         })
+    }
+
+    /// Where inputs can be put before they are submitted.
+    pub(crate) fn tensor_store(&self) -> Option<Arc<dyn TensorStore>> {
+        match &self.way {
+            Way::Shm(sender) => sender.inputs().map(|inputs| Arc::new(inputs) as _),
+            Way::Grpc(_) => None,
+        }
     }
 
     /// As [`Self::submit`], for a forward. Large tensors are put into the pool, where there is one, while it has room.

@@ -110,7 +110,7 @@ impl Default for SuperviseOptions {
             hang_factor: 20.0,
             hang_min: Duration::from_secs(60),
             hang_max: Duration::from_secs(600),
-            exit_wait: Duration::from_millis(3),
+            exit_wait: Duration::from_millis(2),
             restart: RestartOptions::default(),
         }
     }

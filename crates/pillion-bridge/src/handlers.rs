@@ -17,7 +17,7 @@ use pyo3::{
 };
 use serde::Deserialize;
 
-use crate::{errors, prelude, room::LentRoom};
+use crate::{errors, held::HeldTensor, prelude, room::LentRoom};
 
 const MODULE: &str = "pillion._embedded";
 
@@ -116,11 +116,32 @@ pub(crate) fn step(handle: u64, record: &[u8], output: impl FnOnce(&[u8])) -> Re
     })
 }
 
-/// Runs one forward record. What Python gets of `tensors` is its own: they are copied once, and live as long as anybody views them.
+/// A tensor beside a record. It lives as long as anybody views it.
+pub(crate) enum Input<'a> {
+    /// For the time of the call, so that Python gets a copy.
+    Lent(&'a [u8]),
+    /// Where it lies.
+    Held(HeldTensor),
+}
+
+impl<'py> IntoPyObject<'py> for Input<'_> {
+    type Target = PyAny;
+    type Output = Bound<'py, PyAny>;
+    type Error = PyErr;
+
+    fn into_pyobject(self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Lent(bytes) => Ok(PyBytes::new(py, bytes).into_any()),
+            Self::Held(held) => Ok(Bound::new(py, held)?.into_any()),
+        }
+    }
+}
+
+/// Runs one forward record, whose places are `tensors`.
 pub(crate) fn forward(
     handle: u64,
     record: &[u8],
-    tensors: &[&[u8]],
+    tensors: Vec<Input<'_>>,
     room: Room,
     output: impl FnOnce(&[u8]),
 ) -> Result<()> {
@@ -130,7 +151,7 @@ pub(crate) fn forward(
             return Err(Error::internal(format!("no model has the handle {handle}")).into());
         };
         let forward = forward.ok_or_else(|| Error::new(ErrorCode::Unsupported, "the handler runs steps only"))?;
-        let tensors = PyList::new(py, tensors.iter().map(|tensor| PyBytes::new(py, tensor)))?;
+        let tensors = PyList::new(py, tensors)?;
         let lease = lent.lend(room);
         let answer = forward.bind(py).call1((PyBytes::new(py, record), tensors))?;
         drop(lease);

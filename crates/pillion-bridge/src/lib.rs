@@ -7,6 +7,7 @@
 mod errors;
 mod forward;
 mod handlers;
+mod held;
 mod prelude;
 mod record;
 #[cfg(target_os = "linux")]

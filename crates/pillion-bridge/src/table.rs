@@ -13,10 +13,13 @@ use std::{
 
 use pillion_core::{
     Error, Result,
-    abi::{self, Bytes, FAILED, Hooks, OK, Pieces, Room, Sink, Table},
+    abi::{self, Bytes, FAILED, Hooks, OK, Piece, Pieces, Room, Sink, Table},
 };
 
-use crate::handlers;
+use crate::{
+    handlers::{self, Input},
+    held::HeldTensor,
+};
 
 /// The table that the loader asks for.
 #[unsafe(no_mangle)]
@@ -64,8 +67,9 @@ extern "C" fn step(handle: u64, record: Bytes, out: Sink) -> i32 {
 
 extern "C" fn forward(handle: u64, record: Bytes, tensors: Pieces, room: Room, out: Sink) -> i32 {
     answer(out, || {
-        let tensors: Vec<&[u8]> = pieces(&tensors).iter().map(slice).collect();
-        handlers::forward(handle, slice(&record), &tensors, room, |output| write(out, output))
+        // First of all, so that none of them is lost whatever goes wrong.
+        let tensors = pieces(&tensors).iter().map(input).collect();
+        handlers::forward(handle, slice(&record), tensors, room, |output| write(out, output))
     })
 }
 
@@ -104,12 +108,16 @@ fn slice(bytes: &Bytes) -> &[u8] {
     unsafe { std::slice::from_raw_parts(bytes.ptr, bytes.len) }
 }
 
-fn pieces(pieces: &Pieces) -> &[Bytes] {
+fn pieces(pieces: &Pieces) -> &[Piece] {
     if pieces.len == 0 {
         return &[];
     }
     // SAFETY: the caller lends `len` pieces for the time of the call, and the borrow of its own argument is no longer than that.
     unsafe { std::slice::from_raw_parts(pieces.ptr, pieces.len) }
+}
+
+fn input(piece: &Piece) -> Input<'_> {
+    HeldTensor::take(*piece).map_or_else(|| Input::Lent(slice(&piece.bytes)), Input::Held)
 }
 
 fn text(bytes: &Bytes) -> Result<&str> {

@@ -6,7 +6,7 @@
 use std::ffi::c_void;
 
 /// Changes whenever the table does.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// The symbol that the bridge exports: `extern "C" fn() -> *const Table`.
 pub const SYMBOL: &str = "pillion_bridge_table";
 
@@ -42,19 +42,32 @@ pub struct Sink {
     pub write: extern "C" fn(ctx: *mut c_void, bytes: Bytes),
 }
 
+/// A tensor's memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    /// Lent for the time of a call, unless there is an owner.
+    pub bytes: Bytes,
+    /// If it is not null, the callee takes it over, whether the call succeeds or not, and the bytes stay until it is released. Another
+    /// thread may write to them meanwhile.
+    pub owner: *const c_void,
+    /// Takes the owner back, once, from any thread.
+    pub release: extern "C" fn(owner: *const c_void),
+}
+
 /// Several pieces of memory, lent for the time of a call.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Pieces {
     /// May be null if `len` is 0.
-    pub ptr: *const Bytes,
+    pub ptr: *const Piece,
     /// How many.
     pub len: usize,
 }
 
 impl Pieces {
     /// Lends a slice of pieces.
-    pub fn of(slice: &[Bytes]) -> Self {
+    pub fn of(slice: &[Piece]) -> Self {
         Self { ptr: slice.as_ptr(), len: slice.len() }
     }
 }

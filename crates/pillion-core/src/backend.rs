@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, ErrorCode, Result},
-    forward::{ForwardBatch, ForwardOutput},
+    forward::{ForwardBatch, ForwardOutput, TensorStore},
     info::{WorkerInfo, WorkerStatus},
     step::{Step, StepOutput},
 };
@@ -32,6 +32,12 @@ pub trait Backend: Send {
     fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
         let message = format!("forward {} came to a backend that runs steps only", batch.forward_id);
         Err(Error::new(ErrorCode::Unsupported, message))
+    }
+
+    /// Where tensors can be put before they are submitted, if there is such memory. Asked for after each [`BackendEvent::Ready`]; it is of use until
+    /// that worker has gone.
+    fn tensor_store(&self) -> Option<Arc<dyn TensorStore>> {
+        None
     }
 
     /// Takes in what another process has announced at [`BackendEvents::bell`]: up to `count` answers, in the place of as many events.

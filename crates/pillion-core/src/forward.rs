@@ -18,12 +18,16 @@
 //! [`Place`] of the transport's own, in which it lies instead. A named tensor is the field of that name of its item, whose JSON is an object without it; one without a name is its item,
 //! whose JSON is `null`. The id in the header is the forward's.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use crate::{
     error::{Error, ErrorCode, Result},
     record::{HEADER_LEN, Reader, RecordKind, Writer, bad, le32, read_texts},
 };
+
+mod memory;
+
+pub use memory::{Place, TensorMemory, TensorStore};
 
 /// [`Dtype`]s by their number in the record.
 const DTYPES: [Dtype; 11] = [
@@ -117,30 +121,6 @@ enum Data {
     Lent(Arc<dyn TensorMemory>),
 }
 
-/// Memory of a transport that holds a tensor, and is the transport's again when this is dropped. It can only be copied out, since somebody
-/// else may be able to write to it.
-pub trait TensorMemory: std::fmt::Debug + Send + Sync {
-    /// In bytes.
-    fn len(&self) -> usize;
-
-    /// Whether there are no bytes.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Copies the bytes behind what `out` holds.
-    fn append_to(&self, out: &mut Vec<u8>);
-}
-
-/// Where a tensor lies that is not in its record: known to the two sides of a transport that has such places.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// From 1.
-    pub number: u32,
-    /// Where it begins there, in bytes; a multiple of 16.
-    pub offset: u32,
-}
-
 impl PartialEq for Tensor {
     fn eq(&self, other: &Self) -> bool {
         (self.dtype, &self.shape) == (other.dtype, &other.shape) && self.to_vec() == other.to_vec()
@@ -152,12 +132,22 @@ impl Eq for Tensor {}
 impl Tensor {
     /// Checks that there are as many bytes as the shape asks for.
     pub fn new(dtype: Dtype, shape: Vec<u32>, data: Vec<u8>) -> Result<Self> {
-        if byte_len(dtype, &shape) != Some(data.len()) {
-            let (name, len) = (dtype.as_str(), data.len());
+        Self::of(dtype, shape, Data::Owned(Arc::new(data)))
+    }
+
+    /// The same, of bytes that lie in a transport's memory.
+    pub fn lent(dtype: Dtype, shape: Vec<u32>, memory: Arc<dyn TensorMemory>) -> Result<Self> {
+        Self::of(dtype, shape, Data::Lent(memory))
+    }
+
+    fn of(dtype: Dtype, shape: Vec<u32>, data: Data) -> Result<Self> {
+        let tensor = Self { dtype, shape, data };
+        if byte_len(dtype, &tensor.shape) != Some(tensor.byte_len()) {
+            let (name, shape, len) = (dtype.as_str(), &tensor.shape, tensor.byte_len());
             let message = format!("a tensor of {name} and shape {shape:?} cannot have {len} bytes");
             return Err(Error::new(ErrorCode::InvalidArgument, message));
         }
-        Ok(Self { dtype, shape, data: Data::Owned(Arc::new(data)) })
+        Ok(tensor)
     }
 
     /// What its elements are.
@@ -199,6 +189,12 @@ impl Tensor {
             Data::Owned(bytes) => Some(bytes),
             Data::Lent(_) => None,
         }
+    }
+
+    /// The memory in which they lie, if it is of kind `M`: a transport knows its own so.
+    pub fn memory<M: TensorMemory>(&self) -> Option<Arc<M>> {
+        let Data::Lent(memory) = &self.data else { return None };
+        Arc::downcast(Arc::clone(memory) as Arc<dyn Any + Send + Sync>).ok()
     }
 }
 

@@ -488,6 +488,7 @@ impl EngineCore {
         let mut board = self.shared.board.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut board);
         board.workers = self.backend.workers();
+        board.tensor_store = self.backend.tensor_store();
     }
 }
 

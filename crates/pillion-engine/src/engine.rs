@@ -9,7 +9,8 @@ use std::{
 
 use crossbeam_channel::TrySendError;
 use pillion_core::{
-    Backend, BackendEvent, BackendEvents, BridgeKind, Error, ErrorCode, GenerateRequest, Limits, PredictRequest, Result,
+    Backend, BackendEvent, BackendEvents, BridgeKind, Error, ErrorCode, GenerateRequest, Limits, PredictRequest,
+    Result, forward::TensorStore,
 };
 use pillion_tokenize::Tokenizer;
 
@@ -74,8 +75,12 @@ impl Engine {
             Arc::clone(&outputs),
             queue.clone(),
         );
-        let board =
-            Arc::new(Mutex::new(StatusBoard { state: EngineState::Starting, info: None, workers: backend.workers() }));
+        let board = Arc::new(Mutex::new(StatusBoard {
+            state: EngineState::Starting,
+            info: None,
+            workers: backend.workers(),
+            tensor_store: None,
+        }));
         backend.start(bell.tell(backend_events(queue.clone(), Arc::clone(&counters))))?;
         let shared = Shared {
             admission: Arc::clone(&admission),
@@ -125,6 +130,12 @@ impl Engine {
         make: impl FnOnce() -> Result<PredictRequest> + Send + 'static,
     ) {
         self.intake.take(run, request_id, Make::Predict(Box::new(make)));
+    }
+
+    /// Where the tensors of a coming [`Engine::predict_from`] can be put at once, so that no thread of the engine's has to copy them. `None` while no
+    /// worker is there, and where there is no such memory.
+    pub fn tensor_store(&self) -> Option<Arc<dyn TensorStore>> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner).tensor_store.clone()
     }
 
     /// Ends a run with the finish reason `abort`. One that is over stays as it ended.

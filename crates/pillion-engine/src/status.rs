@@ -1,6 +1,8 @@
 //! An engine as `status()` shows it.
 
-use pillion_core::{BridgeKind, ErrorCode, ModelInfo, PythonInfo, WorkerInfo, WorkerStatus};
+use std::sync::Arc;
+
+use pillion_core::{BridgeKind, ErrorCode, ModelInfo, PythonInfo, WorkerInfo, WorkerStatus, forward::TensorStore};
 use serde::Serialize;
 
 /// Where an engine is in its life.
@@ -99,6 +101,8 @@ pub(crate) struct StatusBoard {
     pub(crate) state: EngineState,
     pub(crate) info: Option<WorkerInfo>,
     pub(crate) workers: Vec<WorkerStatus>,
+    /// That of the worker that is there now.
+    pub(crate) tensor_store: Option<Arc<dyn TensorStore>>,
 }
 
 /// Resident memory of a process, in bytes; 0 where it cannot be told.

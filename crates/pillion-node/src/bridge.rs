@@ -12,7 +12,9 @@ use pillion_backend_embedded::{EmbeddedBackend, EmbeddedOptions, find_for_proces
 use pillion_backend_worker::{Attach, Transport, WorkerBackend, WorkerOptions};
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, BridgeKind, Error, ErrorCode, LoadConfig, LoadLimits, ModelSource, Result,
-    Stage, WorkerStatus, forward::ForwardBatch, step::Step,
+    Stage, WorkerStatus,
+    forward::{ForwardBatch, TensorStore},
+    step::Step,
 };
 use pillion_engine::Bell;
 
@@ -220,6 +222,10 @@ impl Backend for EarlyBackend {
 
     fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
         self.backend.submit_forward(batch)
+    }
+
+    fn tensor_store(&self) -> Option<Arc<dyn TensorStore>> {
+        self.backend.tensor_store()
     }
 
     fn rung(&mut self, count: u32, take: &mut dyn FnMut(BackendEvent)) {

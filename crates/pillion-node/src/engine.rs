@@ -163,7 +163,12 @@ impl NativeEngine {
         timeout_ms: Option<f64>,
     ) -> napi::Result<()> {
         let items = read_text(env, &items.to_unknown(), "inputs")?;
-        let inputs = Inputs::copy(items, names, &table, &data);
+        let store = match &*self.shared.lock() {
+            State::Started { engine, .. } => engine.tensor_store(),
+            _ => None,
+        };
+        // Without the lock: to copy may take a while.
+        let inputs = Inputs::copy(items, names, &table, &data, store.as_deref());
         let State::Started { engine, .. } = &*self.shared.lock() else {
             return Err(to_js(Error::new(ErrorCode::Closed, "the engine is not loaded")));
         };

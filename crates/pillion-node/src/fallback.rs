@@ -12,7 +12,9 @@ use std::{
 
 use pillion_core::{
     Backend, BackendEvent, BackendEvents, BridgeKind, Error, ErrorCode, LogLevel, LogRecord, LogSource, Result,
-    WorkerStatus, forward::ForwardBatch, step::Step,
+    WorkerStatus,
+    forward::{ForwardBatch, TensorStore},
+    step::Step,
 };
 use pillion_engine::Fallback;
 
@@ -204,6 +206,10 @@ impl Backend for FallbackBackend {
             Some(backend) => backend.submit_forward(batch),
             None => Err(Error::new(ErrorCode::WorkerLost, "there is no worker at this moment")),
         }
+    }
+
+    fn tensor_store(&self) -> Option<Arc<dyn TensorStore>> {
+        lock(&self.0.state).current.as_ref().and_then(|backend| backend.tensor_store())
     }
 
     fn rung(&mut self, count: u32, take: &mut dyn FnMut(BackendEvent)) {

@@ -1,11 +1,11 @@
 //! The inputs of `predict` on their way in and its results on their way out. `src/predict.ts` is the other side.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::Arc};
 
 use napi::bindgen_prelude::Uint8Array;
 use pillion_core::{
     Error, ErrorCode, Result, Stage,
-    forward::{Dtype, ForwardItem, Tensor},
+    forward::{Dtype, ForwardItem, Tensor, TensorMemory, TensorStore},
 };
 use pillion_engine::Prediction;
 use pillion_tokenize::TextArena;
@@ -25,13 +25,41 @@ pub(crate) struct Inputs {
     /// Per tensor: its item, its dtype's number, how many dimensions it has, and their sizes.
     pub(crate) table: Vec<u32>,
     /// Per tensor.
-    pub(crate) data: Vec<Vec<u8>>,
+    pub(crate) data: Vec<Elements>,
+}
+
+/// What is in a tensor.
+pub(crate) enum Elements {
+    Own(Vec<u8>),
+    /// In the memory from which Python reads.
+    Held(Arc<dyn TensorMemory>),
+}
+
+impl Elements {
+    fn copy(bytes: &[u8], store: Option<&dyn TensorStore>) -> Self {
+        let held = store.and_then(|store| store.hold(bytes));
+        held.map_or_else(|| Self::Own(bytes.to_vec()), Self::Held)
+    }
+
+    fn into_tensor(self, dtype: Dtype, shape: Vec<u32>) -> Result<Tensor> {
+        match self {
+            Self::Own(bytes) => Tensor::new(dtype, shape, bytes),
+            Self::Held(memory) => Tensor::lent(dtype, shape, memory),
+        }
+    }
 }
 
 impl Inputs {
-    /// Copies what JS may change while the call waits.
-    pub(crate) fn copy(items: TextArena, names: String, table: &[u32], data: &[Uint8Array]) -> Self {
-        Self { items, names, table: table.to_vec(), data: data.iter().map(|d| d.to_vec()).collect() }
+    /// Copies what JS may change while the call waits, large tensors to where Python reads them.
+    pub(crate) fn copy(
+        items: TextArena,
+        names: String,
+        table: &[u32],
+        data: &[Uint8Array],
+        store: Option<&dyn TensorStore>,
+    ) -> Self {
+        let data = data.iter().map(|bytes| Elements::copy(bytes, store)).collect();
+        Self { items, names, table: table.to_vec(), data }
     }
 
     /// The items. To be called on the pool.
@@ -56,7 +84,7 @@ impl Inputs {
             let shape = (0..dimensions).map(|_| word()).collect::<Result<Vec<_>>>()?;
             let dtype =
                 Dtype::from_code(code).ok_or_else(|| Error::internal(format!("a tensor of the dtype {code}")))?;
-            let tensor = Tensor::new(dtype, shape, data).map_err(|e| e.with_param("inputs"))?;
+            let tensor = data.into_tensor(dtype, shape).map_err(|e| e.with_param("inputs"))?;
             let item = items.get_mut(index as usize);
             item.ok_or_else(|| Error::internal(format!("a tensor of item {index}")))?.tensors.push((name, tensor));
         }

@@ -136,6 +136,7 @@ cases! { $
         a_class_that_raises_fails_its_batch_alone
         a_wrong_number_of_results_is_told
         a_step_for_a_class_is_refused
+        a_tensor_may_lie_there_already
         what_a_class_keeps_of_tensors_never_changes
     }
     closing {

@@ -19,6 +19,9 @@ DTYPES_BY_NAME = dict(DTYPES.values())
 """Bytes of an element."""
 
 _names: dict[Any, str] = {}
+_dtypes: dict[str, Any] = {}
+# Numpy's, once an input has needed it: to import it anew costs more than the rest.
+_frombuffer: Any = None
 
 
 def input_memory(data: bytes, tensor: Tensor, pool: Pool | None) -> memoryview:
@@ -33,6 +36,21 @@ def input_memory(data: bytes, tensor: Tensor, pool: Pool | None) -> memoryview:
 
 def input_array(memory: memoryview, tensor: Tensor) -> NDArray[Any]:
     """A read-only view of the memory, which lives as long as any view of it."""
+    if _frombuffer is None:
+        _import_numpy()
+    dtype = _dtypes[tensor.dtype]
+    if not len(memory):
+        import numpy as np
+
+        nothing: NDArray[Any] = np.empty(tensor.shape, dtype=dtype)
+        nothing.flags.writeable = False
+        return nothing
+    flat: NDArray[Any] = _frombuffer(memory, dtype)
+    return flat if len(tensor.shape) == 1 else flat.reshape(tensor.shape)
+
+
+def _import_numpy() -> None:
+    global _frombuffer
     try:
         import numpy as np
     except ModuleNotFoundError as error:
@@ -40,12 +58,8 @@ def input_array(memory: memoryview, tensor: Tensor) -> NDArray[Any]:
             "an input is a typed array, and the Python package numpy is not installed",
             remedy="install numpy into the model's environment, or send an array of numbers",
         ) from error
-    if not len(memory):
-        nothing: NDArray[Any] = np.empty(tensor.shape, dtype=tensor.dtype)
-        nothing.flags.writeable = False
-        return nothing
-    flat = np.frombuffer(memory, dtype=tensor.dtype)
-    return flat if len(tensor.shape) == 1 else flat.reshape(tensor.shape)
+    _dtypes.update((name, np.dtype(name)) for name in DTYPES_BY_NAME)
+    _frombuffer = np.frombuffer
 
 
 def as_array(value: Any) -> NDArray[Any] | None:

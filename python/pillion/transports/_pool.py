@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pillion._forward import Placed
+from pillion._views import bytes_type, ctypes, view_of
 from pillion.errors import StepRecordError
 from pillion.runners._arrays import copy_array
 
@@ -25,18 +26,6 @@ _ALIGN: Final = 64
 _MIN_LEN: Final = 64 << 10
 _WORD: Final = struct.Struct("<I")
 _pack_word: Final = _WORD.pack_into
-
-
-def _import_ctypes() -> Any:
-    """`None` in a Python that was built without libffi."""
-    try:
-        import ctypes
-    except ImportError:
-        return None
-    return ctypes
-
-
-ctypes: Final = _import_ctypes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +71,8 @@ class TensorPool:
             copied = memoryview(self._inputs[start : start + length])
             _Lease(self._inputs, place)
             return copied
-        buffer = (ctypes.c_ubyte * length).from_buffer(self._inputs, start)
-        # Whatever views the tensor keeps the buffer, and that its attributes.
-        buffer.lease = _Lease(self._inputs, place)
-        return memoryview(buffer).cast("B").toreadonly()
+        array = bytes_type(length).from_buffer(self._inputs, start)
+        return view_of(array, _Lease(self._inputs, place))
 
     def put(self, array: Any) -> Placed | None:
         """Copies a numpy array of a result, if it is large and there is room."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from pillion._native import native
+from pillion._views import ctypes
 from pillion.errors import PillionError, StepRecordError
 from pillion.transports._base import Transport
-from pillion.transports._pool import TensorPool, ctypes
+from pillion.transports._pool import TensorPool
 
 __all__ = ["RingShape", "ShmTransport"]
 

@@ -12,10 +12,11 @@ use libc::{RTLD_LOCAL, RTLD_NOW};
 use libloading::os::unix::Library;
 use pillion_core::{
     Error, ErrorCode, Result,
-    abi::{self, Bytes, Hooks, Pieces, Room, Sink, Table, TableFn},
+    abi::{self, Bytes, Hooks, Piece, Pieces, Room, Sink, Table, TableFn},
+    forward::Tensor,
 };
 
-use super::{reason, require_file};
+use super::{held, reason, require_file};
 use crate::tensors::Reserved;
 
 /// Takes what Python says: level and text. From any Python thread, for as long as the process lives.
@@ -87,11 +88,11 @@ impl Bridge {
         &self,
         handle: u64,
         record: &[u8],
-        tensors: &[&[u8]],
+        tensors: &[Tensor],
         reserved: &mut Reserved,
         output: &mut Vec<u8>,
     ) -> Result<()> {
-        let tensors: Vec<Bytes> = tensors.iter().map(|tensor| Bytes::of(tensor)).collect();
+        let tensors: Vec<Piece> = tensors.iter().map(held::piece).collect();
         let room = Room { ctx: (&raw mut *reserved).cast(), reserve };
         let pieces = Pieces::of(&tensors);
         collect(output, |out| (self.table.forward)(handle, Bytes::of(record), pieces, room, out)).map(|_| ())

@@ -116,7 +116,11 @@ impl StepStream {
                     };
                     let stopped = async {
                         // Not told, nobody waits for the rest either.
-                        tokio::time::sleep(stopped.await.unwrap_or_default()).await;
+                        let wait: Duration = stopped.await.unwrap_or_default();
+                        // A sleep of nothing would last to the timer's next millisecond.
+                        if !wait.is_zero() {
+                            tokio::time::sleep(wait).await;
+                        }
                     };
                     tokio::select! {
                         () = carry => {}

@@ -4,16 +4,20 @@
 //! room in the data, copies the tensor there, sets the place's word to 1, and names place and offset in the record. Who borrows sets the word
 //! to 0 when it needs the tensor no more. Where what lies is known to the lender alone: a borrower can give back too early, which is its
 //! own loss, or never, which costs the lender room. A tensor for which there is no room travels in its record.
+//!
+//! An input can be put into the pool before it is submitted, by whoever makes it ([`Inputs`]): then nothing is copied when it is lent, and it can be lent
+//! more than once, in a place of its own each time.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex, MutexGuard,
     atomic::{AtomicU32, Ordering},
 };
 
 use super::{region::Region, shape::PoolShape};
+use crate::link::lock;
 use pillion_core::{
     Error, Result,
-    forward::{Place, Tensor, TensorMemory},
+    forward::{Place, Tensor, TensorMemory, TensorStore},
 };
 
 /// Where the data begin.
@@ -38,12 +42,15 @@ impl PoolShape {
     }
 }
 
-/// A tensor that is lent. Its place's word says whether it still is.
-#[derive(Clone, Copy, Debug)]
+/// A tensor in the pool.
+#[derive(Debug)]
 struct Extent {
-    place: u32,
     offset: usize,
     len: usize,
+    /// Where it is lent, while the words say so.
+    places: Vec<u32>,
+    /// Somebody on this side holds it as long as there is another.
+    held: Arc<()>,
 }
 
 /// The pool into which this side copies.
@@ -64,31 +71,56 @@ impl Lender {
         self.region.file()
     }
 
-    /// Copies a large tensor in, if there is room.
+    /// Lends a large tensor, if there is room for it or it is in the pool already.
     pub(crate) fn put(&mut self, tensor: &Tensor) -> Option<Place> {
-        let len = tensor.byte_len();
-        if len < MIN_LEN {
+        if tensor.byte_len() < MIN_LEN {
             return None;
         }
-        let region = &self.region;
-        self.extents.retain(|e| word(region, e.place).is_some_and(|w| w.load(Ordering::Acquire) != 0));
-        let place = (1..=NUM_PLACES).find(|place| self.extents.iter().all(|e| e.place != *place))?;
-        let (at, offset) = self.gap(len)?;
-        let is_written = match tensor.as_bytes() {
-            Some(bytes) => self.region.write(HEADER_LEN + offset, bytes),
-            None => self.region.write(HEADER_LEN + offset, &tensor.to_vec()),
+        self.sweep();
+        let taken = |place: &u32| self.extents.iter().any(|extent| extent.places.contains(place));
+        let place = (1..=NUM_PLACES).find(|place| !taken(place))?;
+        let at = match tensor.memory::<Held>().and_then(|held| self.find(&held)) {
+            Some(at) => at,
+            None => match tensor.as_bytes() {
+                Some(bytes) => self.copy(bytes)?,
+                None => self.copy(&tensor.to_vec())?,
+            },
         };
-        if !is_written {
-            return None;
-        }
         word(&self.region, place)?.store(1, Ordering::Release);
-        self.extents.insert(at, Extent { place, offset, len });
-        Some(Place { number: place, offset: offset as u32 })
+        let extent = &mut self.extents[at];
+        extent.places.push(place);
+        Some(Place { number: place, offset: extent.offset as u32 })
     }
 
     /// The record that names the place was not sent.
     pub(crate) fn take_back(&mut self, place: Place) {
-        self.extents.retain(|e| e.place != place.number);
+        for extent in &mut self.extents {
+            extent.places.retain(|number| *number != place.number);
+        }
+    }
+
+    /// Forgets what nobody has any more.
+    fn sweep(&mut self) {
+        let region = &self.region;
+        self.extents.retain_mut(|extent| {
+            extent.places.retain(|place| word(region, *place).is_some_and(|w| w.load(Ordering::Acquire) != 0));
+            !extent.places.is_empty() || Arc::strong_count(&extent.held) > 1
+        });
+    }
+
+    /// Which extent that is; `None` if it is of another pool.
+    fn find(&self, held: &Held) -> Option<usize> {
+        self.extents.iter().position(|extent| Arc::ptr_eq(&extent.held, &held.token))
+    }
+
+    /// Copies bytes in, if there is room; gives the extent, which nobody has yet.
+    fn copy(&mut self, bytes: &[u8]) -> Option<usize> {
+        let (at, offset) = self.gap(bytes.len())?;
+        if !self.region.write(HEADER_LEN + offset, bytes) {
+            return None;
+        }
+        self.extents.insert(at, Extent { offset, len: bytes.len(), places: Vec::new(), held: Arc::new(()) });
+        Some(at)
     }
 
     /// The first room for so many bytes: before which extent, and its offset.
@@ -102,6 +134,65 @@ impl Lender {
             end = (extent.offset + extent.len).next_multiple_of(ALIGN).min(self.len);
         }
         (self.len - end >= len).then_some((self.extents.len(), end))
+    }
+
+    /// Bytes of what is held and not lent.
+    fn waiting(&self) -> usize {
+        self.extents.iter().filter(|extent| extent.places.is_empty()).map(|extent| extent.len).sum()
+    }
+}
+
+/// The pool of inputs, for those who make them and for the one who submits them. Its lock is held for a copy at most.
+#[derive(Clone, Debug)]
+pub(crate) struct Inputs(Arc<Mutex<Lender>>);
+
+impl Inputs {
+    pub(crate) fn new(lender: Lender) -> Self {
+        Self(Arc::new(Mutex::new(lender)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Lender> {
+        lock(&self.0)
+    }
+}
+
+impl TensorStore for Inputs {
+    fn hold(&self, bytes: &[u8]) -> Option<Arc<dyn TensorMemory>> {
+        if bytes.len() < MIN_LEN {
+            return None;
+        }
+        let mut lender = self.lock();
+        lender.sweep();
+        // What waits leaves room for what is put in as it is submitted: a tensor may be too long for a record.
+        if lender.waiting() + bytes.len() > lender.len / 2 {
+            return None;
+        }
+        let at = lender.copy(bytes)?;
+        let Extent { offset, ref held, .. } = lender.extents[at];
+        let token = Arc::clone(held);
+        drop(lender);
+        Some(Arc::new(Held { lender: Arc::clone(&self.0), token, offset, len: bytes.len() }))
+    }
+}
+
+/// A tensor in the pool that somebody on this side has.
+#[derive(Debug)]
+struct Held {
+    lender: Arc<Mutex<Lender>>,
+    /// Its extent has another.
+    token: Arc<()>,
+    offset: usize,
+    len: usize,
+}
+
+impl TensorMemory for Held {
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn append_to(&self, out: &mut Vec<u8>) {
+        let is_read = lock(&self.lender).region.append(HEADER_LEN + self.offset, self.len, out);
+        debug_assert!(is_read, "it was written there");
     }
 }
 
@@ -225,6 +316,47 @@ mod tests {
         assert_eq!(places.len(), NUM_PLACES as usize);
         lender.take_back(places[100]);
         assert_eq!(lender.put(&tensor(MIN_LEN, 1)), Some(places[100]));
+    }
+
+    #[test]
+    fn what_is_held_is_lent_without_a_copy_and_more_than_once() {
+        let (lender, borrower) = pair();
+        let inputs = Inputs::new(lender);
+        assert!(inputs.hold(&vec![0; MIN_LEN - 1]).is_none(), "it travels in its record");
+        let memory = inputs.hold(&vec![5; 300 << 10]).unwrap();
+        assert_eq!((memory.len(), bytes(&*memory)), (300 << 10, vec![5; 300 << 10]));
+        let held = Tensor::lent(Dtype::Uint8, vec![300 << 10], memory).unwrap();
+        let put = |tensor: &Tensor| inputs.lock().put(tensor);
+        let places = [put(&held).unwrap(), put(&held).unwrap()];
+        assert_eq!((places[0].number, places[1].number), (1, 2));
+        assert_eq!(places[0].offset, places[1].offset);
+        let [first, second] = places.map(|place| borrower.find(place, 300 << 10).unwrap());
+        // It is nobody's only when all three have let go.
+        drop(first);
+        assert_eq!(put(&tensor(800 << 10, 1)), None);
+        drop(held);
+        assert_eq!(put(&tensor(800 << 10, 1)), None);
+        assert_eq!(bytes(&*second), vec![5; 300 << 10]);
+        drop(second);
+        assert!(put(&tensor(800 << 10, 1)).is_some());
+    }
+
+    #[test]
+    fn what_waits_leaves_half_the_room() {
+        let inputs = Inputs::new(pair().0);
+        let first = inputs.hold(&vec![1; SHAPE / 2]).unwrap();
+        assert!(inputs.hold(&vec![2; MIN_LEN]).is_none());
+        assert!(inputs.lock().put(&tensor(SHAPE / 2, 3)).is_some());
+        drop(first);
+        assert!(inputs.hold(&vec![2; SHAPE / 2]).is_some());
+    }
+
+    #[test]
+    fn what_another_pool_holds_is_copied() {
+        let held = Inputs::new(pair().0).hold(&vec![6; MIN_LEN]).unwrap();
+        let (mut lender, borrower) = pair();
+        let place = lender.put(&Tensor::lent(Dtype::Uint8, vec![MIN_LEN as u32], held).unwrap()).unwrap();
+        assert_eq!(bytes(&*borrower.find(place, MIN_LEN).unwrap()), vec![6; MIN_LEN]);
     }
 
     proptest! {

@@ -17,7 +17,7 @@ use pillion_core::{
 
 use super::{
     doorbell::Doorbell,
-    pool::{Borrower, Lender},
+    pool::{Borrower, Inputs, Lender},
     ring::{RingReader, RingWriter, create},
     shape::{PoolShape, RingShape},
 };
@@ -58,7 +58,7 @@ pub(crate) struct Sender {
     steps: RingWriter,
     bell: Doorbell,
     record: Vec<u8>,
-    inputs: Option<Lender>,
+    inputs: Option<Inputs>,
 }
 
 /// Who takes the answers.
@@ -119,7 +119,7 @@ impl Rings {
         place: &ReaderPlace,
     ) -> Result<(Sender, Receiver)> {
         let bell = self.answer_bell.try_clone()?;
-        let (inputs, results) = self.pools.map(|pools| (pools.inputs, pools.results)).unzip();
+        let (inputs, results) = self.pools.map(|pools| (Inputs::new(pools.inputs), pools.results)).unzip();
         let stop = Arc::new(AtomicBool::new(false));
         let mut reader = Reader {
             ring: self.answers,
@@ -163,9 +163,15 @@ impl Sender {
         self.steps.push(&self.record).map(|()| self.bell.ring())
     }
 
+    /// The pool of inputs, if there is one.
+    pub(crate) fn inputs(&self) -> Option<Inputs> {
+        self.inputs.clone()
+    }
+
     /// As [`Self::submit`]. Large tensors are put into the pool, where there is one, while it has room.
     pub(crate) fn submit_forward(&mut self, batch: &ForwardBatch) -> Result<()> {
         let Self { steps, bell, record, inputs } = self;
+        let mut inputs = inputs.as_ref().map(Inputs::lock);
         let mut lent = Vec::new();
         let encoded = batch.encode_placed(record, |tensor| {
             let place = inputs.as_mut()?.put(tensor)?;
@@ -173,7 +179,7 @@ impl Sender {
             Some(place)
         });
         let sent = encoded.and_then(|()| steps.push(record)).map(|()| bell.ring());
-        if let (Err(_), Some(inputs)) = (&sent, inputs) {
+        if let (Err(_), Some(inputs)) = (&sent, &mut inputs) {
             for place in lent {
                 inputs.take_back(place);
             }

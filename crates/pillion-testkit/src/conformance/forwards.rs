@@ -168,14 +168,60 @@ pub(super) fn a_step_for_a_class_is_refused(subject: &dyn Subject) {
     bench.close();
 }
 
+pub(super) fn a_tensor_may_lie_there_already(subject: &dyn Subject) {
+    let mut bench = Bench::ready(subject, &Model::Class("Echo"));
+    let store = bench.backend.tensor_store().expect("it has a store");
+    assert!(store.hold(&[0; 100]).is_none(), "not worth it");
+    let hold = |fill: u8| {
+        let memory = store.hold(&vec![fill; 1 << 20])?;
+        assert_eq!(memory.len(), 1 << 20);
+        Some(Tensor::lent(Dtype::Uint8, vec![1 << 20], memory).expect("it fits"))
+    };
+    let whole = |tensor: &Tensor| ForwardItem { json: "null".to_owned(), tensors: vec![(None, tensor.clone())] };
+    let mut submit = |id: u64, tensors: &[&Tensor]| {
+        let items = tensors.iter().map(|tensor| whole(tensor)).collect();
+        let batch = ForwardBatch { forward_id: id, items, ..ForwardBatch::default() };
+        bench.backend.submit_forward(&batch).expect("it is taken");
+        let output = bench.expect_forward();
+        assert_eq!((output.forward_id, output.error), (id, None));
+        for (result, tensor) in output.results.iter().zip(tensors) {
+            assert!(*result == Ok(whole(tensor)), "forward {id}");
+        }
+    };
+    // Twice in one forward, and again and again; then in memory that was another's.
+    let first = hold(1).expect("there is room");
+    for id in 0..50 {
+        submit(id, &[&first, &first]);
+        submit(100 + id, &[&hold(id as u8).expect("there is room"), &first]);
+    }
+    // However much is held, what is not held finds its way.
+    let many: Vec<_> = (0..80u8).map_while(hold).collect();
+    assert!(many.len() > 8);
+    let own = Tensor::new(Dtype::Uint8, vec![1 << 20], vec![9; 1 << 20]).expect("it fits");
+    submit(200, &[&own, &many[0], &many[7]]);
+    for (id, tensor) in (300..).zip(&many) {
+        submit(id, &[tensor]);
+    }
+    drop((many, first));
+    submit(400, &[&hold(5).expect("there is room again")]);
+    bench.close();
+}
+
 pub(super) fn what_a_class_keeps_of_tensors_never_changes(subject: &dyn Subject) {
     let mut bench = Bench::ready(subject, &Model::Class("Keeper"));
-    // Beside the record where a bridge has such a place, and inside.
+    let store = bench.backend.tensor_store();
+    // Beside the record where a bridge has such a place, there already where it has such a store, and inside.
     let mut held = Vec::new();
     for id in 0..1050u64 {
         let len = if id % 2 == 0 { 300 << 10 } else { 300 };
         let fill = (id % 251) as u8;
-        let tensor = Tensor::new(Dtype::Uint8, vec![len], vec![fill; len as usize]).expect("it fits");
+        let bytes = vec![fill; len as usize];
+        let memory = store.as_ref().filter(|_| id % 4 == 0).and_then(|store| store.hold(&bytes));
+        let tensor = match memory {
+            Some(memory) => Tensor::lent(Dtype::Uint8, vec![len], memory),
+            None => Tensor::new(Dtype::Uint8, vec![len], bytes),
+        };
+        let tensor = tensor.expect("it fits");
         let items = vec![ForwardItem { json: "null".to_owned(), tensors: vec![(None, tensor.clone())] }];
         bench
             .backend
