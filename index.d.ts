@@ -280,7 +280,10 @@ type TypedArray =
   | BigInt64Array
   | Float32Array
   | Float64Array
-/** An array of any number of dimensions. One of one dimension comes back as its typed array alone. */
+/**
+ * An array of any number of dimensions. One of one dimension comes back as its typed array alone. The memory of a large one that comes back was made
+ * outside of V8 and cannot be transferred to another thread; a copy of it (`slice()`) can.
+ */
 interface Tensor {
   /** The elements in C order: the last index changes fastest. */
   readonly data: TypedArray

@@ -326,6 +326,10 @@ describe.skipIf(!existsSync(python)).each(['embedded', 'shm'] as const)('a Pytho
       const { a, b } = (await words.predict({ a: input, b: input.data })) as { a: Tensor; b: Float64Array }
       expect(a.shape).toEqual([1, length])
       expect(isSame(a.data, input.data) && isSame(b, input.data)).toBe(true)
+      // Each has memory of its own.
+      expect([a.data.buffer.byteLength, b.buffer.byteLength]).toEqual([8 * length, 8 * length])
+      a.data.fill(0)
+      expect(isSame(b, input.data)).toBe(true)
     }
     const many = Array.from({ length: 60 }, (_, i) => array(i, 1 << 17))
     const results = await Promise.all(many.map((input) => words.predict(input)))

@@ -49,6 +49,8 @@ export declare class NativeEngine {
    * otherwise an array of its own.
    */
   drain(target: Uint32Array): number | Uint32Array
+  /** The large tensors of a prediction that was drained, once. Each has memory of its own. */
+  takeTensors(run: number): Uint8Array[]
   /** Begins a run. A failure of any kind is the run's output. */
   generate(run: number, requestId: string, prompt: string | Uint32Array, addSpecialTokens: boolean, sampling: string): void
   /** Begins a run that answers a chat: `messages` and `template` are JSON. */

@@ -139,9 +139,12 @@ export class Driver implements RunHost {
         this.#runs.get(event.run)?.accept(event.output)
         this.#calls.get(event.run)?.reject(callEnded(event.output))
         break
-      case 'prediction':
-        this.#calls.get(event.run)?.resolve(readResults(event.json, event.data))
+      case 'prediction': {
+        // Also of a call that was given up: nobody else would take them.
+        const large = event.numLarge === 0 ? [] : this.native.takeTensors(event.run)
+        this.#calls.get(event.run)?.resolve(readResults(event.json, event.data, large))
         break
+      }
       case 'progress':
         tell(this.#onProgress, JSON.parse(event.json) as LoadProgress)
         break

@@ -20,7 +20,10 @@ export type TypedArray =
   | Float32Array
   | Float64Array
 
-/** An array of any number of dimensions. One of one dimension comes back as its typed array alone. */
+/**
+ * An array of any number of dimensions. One of one dimension comes back as its typed array alone. The memory of a large one that comes back was made
+ * outside of V8 and cannot be transferred to another thread; a copy of it (`slice()`) can.
+ */
 export interface Tensor {
   /** The elements in C order: the last index changes fastest. */
   readonly data: TypedArray
@@ -73,6 +76,9 @@ const constructors = {
   bool: Uint8Array,
 } as const
 
+/** Where a tensor lies: in the bytes beside the text, or it is one of the large ones. */
+type Place = { readonly offset: number; readonly length: number } | { readonly large: number }
+
 /** What Rust says of one result. */
 type Described =
   | { readonly ok: false; readonly error: ErrorData }
@@ -83,8 +89,7 @@ type Described =
         readonly name: string | null
         readonly dtype: keyof typeof constructors
         readonly shape: readonly number[]
-        readonly offset: number
-        readonly length: number
+        readonly place: Place
       }[]
     }
 
@@ -217,21 +222,32 @@ function stringify(items: readonly unknown[], name: string): string {
   }
 }
 
-/** The results of one call. Arrays are copied: each has memory of its own. */
-export function readResults(json: string, data: Uint8Array): PredictResult[] {
+/**
+ * The results of one call. Each array has memory of its own: a small one is copied out of `data`, and `large` is the caller's.
+ */
+export function readResults(json: string, data: Uint8Array, large: readonly Uint8Array[]): PredictResult[] {
   const results = JSON.parse(json) as readonly Described[]
   return results.map((result) => {
     if (!result.ok) return { ok: false, error: errorFromData(result.error) }
     let value = result.value
-    for (const { name, dtype, shape, offset, length } of result.tensors) {
-      const from = data.byteOffset + offset
-      const array: TypedArray = new constructors[dtype](data.buffer.slice(from, from + length) as ArrayBuffer)
+    for (const { name, dtype, shape, place } of result.tensors) {
+      const array: TypedArray = new constructors[dtype](memoryOf(place, data, large))
       const found = shape.length === 1 ? array : { data: array, shape }
       if (name === null) value = found
       else setField(value as object, name, found)
     }
     return { ok: true, value }
   })
+}
+
+function memoryOf(place: Place, data: Uint8Array, large: readonly Uint8Array[]): ArrayBuffer {
+  if ('large' in place) {
+    const whole = large[place.large]
+    if (whole === undefined) throw new PillionError({ code: 'internal', message: `no tensor ${place.large} came` })
+    return whole.buffer as ArrayBuffer
+  }
+  const from = data.byteOffset + place.offset
+  return data.buffer.slice(from, from + place.length) as ArrayBuffer
 }
 
 // Not by assignment, which would take `__proto__` for something else.

@@ -1,7 +1,7 @@
 /**
  * Reads the packed record that crosses from Rust once per wake-up, whatever happened since the last one. The layout is that of
  * `crates/pillion-node/src/stream.rs`: per event ten little-endian u32, then the columns, then text and JSON as UTF-8, each padded to 4.
- * A prediction has the bytes of its tensors in place of ids.
+ * A prediction has the bytes of its small tensors in place of ids, and in place of flags how many large ones there are beside the record.
  */
 
 import type { TokenData } from './generation'
@@ -9,7 +9,13 @@ import type { TokenData } from './generation'
 /** What the engine's Rust side tells. */
 export type EngineEvent =
   | { readonly kind: 'run'; readonly run: number; readonly output: RunOutput }
-  | { readonly kind: 'prediction'; readonly run: number; readonly json: string; readonly data: Uint8Array }
+  | {
+      readonly kind: 'prediction'
+      readonly run: number
+      readonly json: string
+      readonly data: Uint8Array
+      readonly numLarge: number
+    }
   | { readonly kind: 'progress' | 'load-failed' | 'log'; readonly json: string }
   | { readonly kind: 'ready' | 'closed' }
 
@@ -52,7 +58,8 @@ function readEvent(record: Uint32Array, bytes: Buffer, start: number, handle: (e
     return length === 0 ? '' : bytes.toString('utf8', from, from + length)
   }
   const data = kind === kindOf.prediction ? bytes.subarray(4 * words(ids), 4 * at) : undefined
-  const tokens = (flags & flag.tokens) === 0 ? undefined : readTokens(record, words, ids, logprobs, top)
+  const tokens =
+    data !== undefined || (flags & flag.tokens) === 0 ? undefined : readTokens(record, words, ids, logprobs, top)
   const body = text(textBytes)
   const json = text(jsonBytes)
 
@@ -69,7 +76,7 @@ function readEvent(record: Uint32Array, bytes: Buffer, start: number, handle: (e
         ...((flags & flag.error) === 0 ? {} : { error: json }),
       },
     })
-  } else if (data !== undefined) handle({ kind: 'prediction', run, json, data })
+  } else if (data !== undefined) handle({ kind: 'prediction', run, json, data, numLarge: flags })
   else if (kind === kindOf.progress) handle({ kind: 'progress', json })
   else if (kind === kindOf.loadFailed) handle({ kind: 'load-failed', json })
   else if (kind === kindOf.log) handle({ kind: 'log', json })

@@ -58,7 +58,7 @@ impl Spare {
     pub(crate) fn give(&self, buffer: Vec<u8>) {
         let mut spare = self.lock();
         let bytes: usize = spare.iter().map(Vec::capacity).sum();
-        if spare.len() < MAX_SPARE && bytes + buffer.capacity() <= MAX_SPARE_BYTES {
+        if buffer.capacity() > 0 && spare.len() < MAX_SPARE && bytes + buffer.capacity() <= MAX_SPARE_BYTES {
             spare.push(buffer);
         }
     }
@@ -133,6 +133,13 @@ impl TensorMemory for Written {
     fn append_to(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.bytes);
     }
+
+    fn into_vec(self: Arc<Self>) -> Vec<u8> {
+        match Arc::try_unwrap(self) {
+            Ok(mut written) => mem::take(&mut written.bytes),
+            Err(shared) => shared.bytes.clone(),
+        }
+    }
 }
 
 impl Drop for Written {
@@ -174,6 +181,14 @@ mod tests {
         assert_eq!(out[1..], [3; 50]);
         drop(first);
         assert_eq!(Reserved::new(&spare).reserve(100).as_ptr(), address);
+        let mut reserved = Reserved::new(&spare);
+        let address = reserved.reserve(80).as_ptr();
+        let memory = reserved.find(Place { number: 1, offset: 0 }, 80).unwrap();
+        let also = Arc::clone(&memory);
+        let copy = also.into_vec();
+        assert_ne!(copy.as_ptr(), address, "somebody has it still");
+        let whole = memory.into_vec();
+        assert_eq!(whole.as_ptr(), address);
     }
 
     #[cfg(unix)]

@@ -183,6 +183,14 @@ impl Tensor {
         bytes
     }
 
+    /// Its elements, which are copied only if somebody else may use the memory.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self.data {
+            Data::Owned(bytes) => Arc::unwrap_or_clone(bytes),
+            Data::Lent(memory) => memory.into_vec(),
+        }
+    }
+
     /// Its elements, unless they lie in memory that can only be copied out.
     pub fn as_bytes(&self) -> Option<&[u8]> {
         match &self.data {

@@ -114,6 +114,12 @@ impl NativeEngine {
         }
     }
 
+    /// The large tensors of a prediction that was drained, once. Each has memory of its own.
+    #[napi(catch_unwind, ts_return_type = "Uint8Array[]")]
+    pub fn take_tensors(&self, run: u32) -> Vec<Column<u8>> {
+        self.shared.outbox.take_tensors(run).into_iter().map(Column).collect()
+    }
+
     /// Begins a run. A failure of any kind is the run's output.
     #[napi(catch_unwind)]
     pub fn generate(

@@ -9,7 +9,7 @@ use pillion_core::{
 };
 use pillion_engine::Prediction;
 use pillion_tokenize::TextArena;
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 
 use crate::texts::only_text;
 
@@ -114,32 +114,54 @@ fn depth(json: &str) -> usize {
     most
 }
 
-/// Results as one JSON text, which says where each tensor lies in the bytes beside it.
-pub(crate) fn describe(prediction: &Prediction) -> (String, Vec<u8>) {
-    let (mut json, mut data) = ("[".to_owned(), Vec::new());
-    for (index, result) in prediction.results.iter().enumerate() {
-        json.push_str(if index == 0 { "" } else { "," });
+/// Tensors of so many bytes cross as memory of their own, which JS then has, and no part of the record.
+const LARGE: usize = 64 << 10;
+
+/// The results of one call as JS takes them.
+pub(crate) struct Described {
+    /// One JSON text, which says where each tensor lies.
+    pub(crate) json: String,
+    /// Small tensors, one after the other.
+    pub(crate) data: Vec<u8>,
+    pub(crate) large: Vec<Vec<u8>>,
+}
+
+/// Takes the results apart.
+pub(crate) fn describe(prediction: Prediction) -> Described {
+    let mut described = Described { json: "[".to_owned(), data: Vec::new(), large: Vec::new() };
+    for (index, result) in prediction.results.into_iter().enumerate() {
+        described.json.push_str(if index == 0 { "" } else { "," });
         match result {
             Err(error) => {
-                let _ = write!(json, r#"{{"ok":false,"error":{}}}"#, error.to_json());
+                let _ = write!(described.json, r#"{{"ok":false,"error":{}}}"#, error.to_json());
             }
-            Ok(item) => {
-                let _ = write!(json, r#"{{"ok":true,"value":{},"tensors":["#, item.json);
-                for (index, (name, tensor)) in item.tensors.iter().enumerate() {
-                    json.push_str(if index == 0 { "" } else { "," });
-                    let entry = serde_json::json!({
-                        "name": name, "dtype": tensor.dtype().as_str(), "shape": tensor.shape(),
-                        "offset": data.len(), "length": tensor.byte_len(),
-                    });
-                    let _ = write!(json, "{entry}");
-                    tensor.append_to(&mut data);
-                }
-                json.push_str("]}");
-            }
+            Ok(item) => described.add(item),
         }
     }
-    json.push(']');
-    (json, data)
+    described.json.push(']');
+    described
+}
+
+impl Described {
+    fn add(&mut self, item: ForwardItem) {
+        let _ = write!(self.json, r#"{{"ok":true,"value":{},"tensors":["#, item.json);
+        for (index, (name, tensor)) in item.tensors.into_iter().enumerate() {
+            let (dtype, len) = (tensor.dtype().as_str(), tensor.byte_len());
+            let place = if len < LARGE {
+                json!({ "offset": self.data.len(), "length": len })
+            } else {
+                json!({ "large": self.large.len() })
+            };
+            let entry = json!({ "name": name, "dtype": dtype, "shape": tensor.shape(), "place": place });
+            if len < LARGE {
+                tensor.append_to(&mut self.data);
+            } else {
+                self.large.push(tensor.into_vec());
+            }
+            let _ = write!(self.json, "{}{entry}", if index == 0 { "" } else { "," });
+        }
+        self.json.push_str("]}");
+    }
 }
 
 #[cfg(test)]
@@ -165,13 +187,17 @@ mod tests {
         let tensor = Tensor::new(Dtype::Int8, vec![2], vec![1, 2]).unwrap();
         let item = ForwardItem { json: r#"{"a":"ü"}"#.into(), tensors: vec![(Some("x\"".into()), tensor.clone())] };
         let whole = ForwardItem { json: "null".into(), tensors: vec![(None, tensor)] };
-        let results = vec![Ok(item), Err(Error::internal("no")), Ok(whole)];
-        let (json, data) = describe(&Prediction { run: 1, results });
+        let large = Tensor::new(Dtype::Int8, vec![LARGE as u32], vec![3; LARGE]).unwrap();
+        let large = ForwardItem { json: "{}".into(), tensors: vec![(Some("y".into()), large)] };
+        let results = vec![Ok(item), Err(Error::internal("no")), Ok(whole), Ok(large)];
+        let Described { json, data, large } = describe(Prediction { run: 1, results });
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value[0]["value"]["a"], "ü");
         assert_eq!(value[0]["tensors"][0]["name"], "x\"");
         assert_eq!(value[1]["error"]["code"], "internal");
-        assert_eq!((&value[2]["tensors"][0]["offset"], &value[2]["tensors"][0]["length"]), (&2.into(), &2.into()));
+        assert_eq!(value[2]["tensors"][0]["place"], json!({ "offset": 2, "length": 2 }));
         assert_eq!(data, [1, 2, 1, 2]);
+        assert_eq!(value[3]["tensors"][0]["place"], json!({ "large": 0 }));
+        assert_eq!(large, [vec![3; LARGE]]);
     }
 }

@@ -14,10 +14,10 @@ use std::{
 };
 
 use pillion_core::{Error, LogLevel, LogRecord, LogSource, Progress};
-use pillion_engine::{EngineOutput, Finish, Outputs, Prediction, RunOutput, TokenData};
+use pillion_engine::{EngineOutput, Finish, Outputs, RunOutput, TokenData};
 use serde::Serialize;
 
-use crate::predict::describe;
+use crate::predict::{Described, describe};
 
 /// Log lines that wait for a JS thread that does not come; later ones are counted and dropped.
 const MAX_LOGS: usize = 1000;
@@ -48,19 +48,26 @@ struct Waiting {
     logs: usize,
     dropped_logs: usize,
     wake_pending: bool,
+    /// Large tensors of the predictions that JS has drained and not yet come for, by run.
+    tensors: HashMap<u32, Vec<Vec<u8>>>,
 }
 
 /// What waits for JS.
 enum Event {
     /// Packed when it is fetched, since more may be joined to it.
     Output(EngineOutput),
-    Packed(Vec<u32>),
+    Prediction {
+        run: u32,
+        described: Described,
+    },
 }
 
 impl From<EngineOutput> for Event {
     fn from(output: EngineOutput) -> Self {
         match output {
-            EngineOutput::Prediction(prediction) => Self::Packed(pack_prediction(&prediction)),
+            EngineOutput::Prediction(prediction) => {
+                Self::Prediction { run: prediction.run, described: describe(prediction) }
+            }
             other => Self::Output(other),
         }
     }
@@ -73,18 +80,28 @@ impl Outbox {
 
     /// Takes everything that waits, as one record.
     pub(crate) fn drain(&self) -> Vec<u32> {
-        let mut waiting = std::mem::take(&mut *self.lock());
+        let mut waiting = self.lock().take();
         if waiting.dropped_logs > 0 {
             waiting.events.push(Event::Output(EngineOutput::Log(dropped_logs(waiting.dropped_logs))));
         }
         let mut record = Vec::new();
-        for event in &waiting.events {
+        for event in waiting.events {
             match event {
                 Event::Output(output) => pack(&mut record, output),
-                Event::Packed(words) => record.extend_from_slice(words),
+                Event::Prediction { run, described } => {
+                    pack_prediction(&mut record, run, &described);
+                    if !described.large.is_empty() {
+                        self.lock().tensors.insert(run, described.large);
+                    }
+                }
             }
         }
         record
+    }
+
+    /// The large tensors of a prediction that was drained, once.
+    pub(crate) fn take_tensors(&self, run: u32) -> Vec<Vec<u8>> {
+        self.lock().tensors.remove(&run).unwrap_or_default()
     }
 
     /// Adds outputs that do not come from the engine's thread.
@@ -115,6 +132,12 @@ impl Outputs for Outbox {
 }
 
 impl Waiting {
+    /// All events, and what belongs to them.
+    fn take(&mut self) -> Self {
+        let tensors = std::mem::take(&mut self.tensors);
+        std::mem::replace(self, Self { tensors, ..Self::default() })
+    }
+
     fn add(&mut self, event: Event) {
         match event {
             Event::Output(EngineOutput::Run(output)) => self.add_run(output),
@@ -168,12 +191,13 @@ fn dropped_logs(count: usize) -> LogRecord {
     }
 }
 
-fn pack(record: &mut Vec<u32>, event: &EngineOutput) {
+fn pack(record: &mut Vec<u32>, event: EngineOutput) {
     match event {
-        EngineOutput::Run(output) => pack_run(record, output),
-        EngineOutput::Prediction(prediction) => record.extend(pack_prediction(prediction)),
-        EngineOutput::Progress(progress) => pack_json(record, KIND_PROGRESS, &json::<Progress>(progress)),
-        EngineOutput::Log(log) => pack_json(record, KIND_LOG, &json::<LogRecord>(log)),
+        EngineOutput::Run(output) => pack_run(record, &output),
+        // Has an event of its own.
+        EngineOutput::Prediction(_) => {}
+        EngineOutput::Progress(progress) => pack_json(record, KIND_PROGRESS, &json::<Progress>(&progress)),
+        EngineOutput::Log(log) => pack_json(record, KIND_LOG, &json::<LogRecord>(&log)),
         EngineOutput::LoadFailed(error) => pack_json(record, KIND_LOAD_FAILED, &error.to_json()),
         EngineOutput::Ready => pack_json(record, KIND_READY, ""),
         EngineOutput::Closed => pack_json(record, KIND_CLOSED, ""),
@@ -185,13 +209,12 @@ fn pack_json(record: &mut Vec<u32>, kind: u32, json: &str) {
     pack_bytes(record, json.as_bytes());
 }
 
-fn pack_prediction(prediction: &Prediction) -> Vec<u32> {
-    let (json, data) = describe(prediction);
+fn pack_prediction(record: &mut Vec<u32>, run: u32, described: &Described) {
+    let Described { json, data, large } = described;
     let words = data.len().div_ceil(4) as u32;
-    let mut record = vec![KIND_PREDICTION, prediction.run, 0, 0, 0, words, 0, 0, 0, json.len() as u32];
-    pack_bytes(&mut record, &data);
-    pack_bytes(&mut record, json.as_bytes());
-    record
+    record.extend([KIND_PREDICTION, run, large.len() as u32, 0, 0, words, 0, 0, 0, json.len() as u32]);
+    pack_bytes(record, data);
+    pack_bytes(record, json.as_bytes());
 }
 
 fn pack_run(record: &mut Vec<u32>, output: &RunOutput) {
@@ -247,6 +270,7 @@ mod tests {
     };
 
     use pillion_core::forward::{Dtype, ForwardItem, Tensor};
+    use pillion_engine::Prediction;
 
     use super::*;
 
@@ -352,6 +376,26 @@ mod tests {
         assert_eq!(events.iter().map(|e| e.0[0]).collect::<Vec<_>>(), [KIND_RUN, KIND_PREDICTION]);
         assert_eq!((events[0].1.as_str(), events[1].0[1], events[1].0[5]), ("ab", 9, 2));
         assert_eq!(record[21..23], [0x0403_0201, 5]);
+        assert!(outbox.take_tensors(9).is_empty());
+    }
+
+    #[test]
+    fn large_tensors_are_taken_apart_from_the_record() {
+        let (outbox, _) = outbox();
+        let prediction = |run: u32| {
+            let tensor = Tensor::new(Dtype::Uint8, vec![1 << 20], vec![run as u8; 1 << 20]).unwrap();
+            let item = ForwardItem { json: "null".into(), tensors: vec![(None, tensor)] };
+            EngineOutput::Prediction(Prediction { run, results: vec![Ok(item)] })
+        };
+        outbox.deliver(vec![prediction(3), prediction(4)]);
+        let record = outbox.drain();
+        assert!(record.len() < 100);
+        assert_eq!(unpack(&record).iter().map(|e| e.0[2]).collect::<Vec<_>>(), [1, 1]);
+        outbox.deliver(vec![text(1, "a", 1)]);
+        assert_eq!(unpack(&outbox.drain()).len(), 1);
+        assert_eq!(outbox.take_tensors(4), [vec![4; 1 << 20]]);
+        assert_eq!(outbox.take_tensors(3), [vec![3; 1 << 20]]);
+        assert!(outbox.take_tensors(3).is_empty());
     }
 
     #[test]

@@ -15,6 +15,13 @@ pub trait TensorMemory: Any + Debug + Send + Sync {
 
     /// Copies the bytes behind what `out` holds.
     fn append_to(&self, out: &mut Vec<u8>);
+
+    /// The bytes: the memory itself, where it is this process's alone and nobody else has it, or a copy.
+    fn into_vec(self: Arc<Self>) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len());
+        self.append_to(&mut bytes);
+        bytes
+    }
 }
 
 /// Where inputs can be put before they are submitted, so that submitting them copies nothing.
