@@ -9,7 +9,7 @@
 //! more than once, in a place of its own each time.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard,
+    Arc, Mutex, MutexGuard, TryLockError,
     atomic::{AtomicU32, Ordering},
 };
 
@@ -161,7 +161,12 @@ impl TensorStore for Inputs {
         if bytes.len() < MIN_LEN {
             return None;
         }
-        let mut lender = self.lock();
+        let mut lender = match self.0.try_lock() {
+            Ok(lender) => lender,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Another large tensor is being copied, and the caller may be the JS thread.
+            Err(TryLockError::WouldBlock) => return None,
+        };
         lender.sweep();
         // What waits leaves room for what is put in as it is submitted: a tensor may be too long for a record.
         if lender.waiting() + bytes.len() > lender.len / 2 {

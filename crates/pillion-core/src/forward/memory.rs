@@ -28,8 +28,8 @@ pub trait TensorMemory: Any + Debug + Send + Sync {
 ///
 /// Python sees the memory itself. A model that writes to its input, which numpy refuses and torch does not, changes what the tensor holds.
 pub trait TensorStore: Debug + Send + Sync {
-    /// Copies `bytes` in, in the time of that copy. `None` if they are too few to be worth it or there is no room for them: such a tensor has
-    /// memory of its own.
+    /// Copies `bytes` in, and waits for nobody. `None` if they are too few to be worth it, or there is no room for them at this moment: such a
+    /// tensor has memory of its own.
     fn hold(&self, bytes: &[u8]) -> Option<Arc<dyn TensorMemory>>;
 }
 
