@@ -328,7 +328,7 @@ describe.skipIf(!existsSync(python)).each(['embedded', 'shm'] as const)('a Pytho
       expect(isSame(a.data, input.data) && isSame(b, input.data)).toBe(true)
       // Each has memory of its own.
       expect([a.data.buffer.byteLength, b.buffer.byteLength]).toEqual([8 * length, 8 * length])
-      a.data.fill(0)
+      new Float64Array(a.data.buffer).fill(0)
       expect(isSame(b, input.data)).toBe(true)
     }
     const many = Array.from({ length: 60 }, (_, i) => array(i, 1 << 17))
