@@ -1,9 +1,11 @@
 //! The next words of a text, which are found, then looked up, then written: together, so that they wait for memory together.
 
 use super::ByteLevelBpe;
-use super::cache::{LongCache, NARROW, ShortCache};
+use super::cache::ShortCache;
+use super::long_cache::LongCache;
 use super::pending::Pending;
 use super::scan::{Piece, Scanner};
+use super::short_table::{NARROW, View};
 use super::simd;
 use super::sink::Sink;
 use super::window::{Tail, Window};
@@ -32,7 +34,7 @@ impl Block {
         scanner: S,
         piece: Piece<'_>,
         mut start: usize,
-        (short, long): (&ShortCache, &LongCache),
+        (short, long): (View<'_>, &LongCache),
     ) -> usize {
         let word = |start: usize, end: usize, key: ShortKey| {
             if key == ShortKey::NONE {
@@ -80,8 +82,8 @@ impl Block {
         pending: &mut Pending,
         sink: &mut Sink<'_>,
     ) {
-        let mut words = self.words[..self.len].iter();
-        while let Some(word) = sink.push_words(&mut words, |word| short.get::<N>(word.key, word.hash)) {
+        let (mut words, table) = (self.words[..self.len].iter(), short.table());
+        while let Some(word) = sink.push_words(&mut words, |word| table.get::<N>(word.key, word.hash)) {
             // Vocabularies with so few tokens have many such words.
             if N == NARROW
                 && word.key != ShortKey::NONE
@@ -116,7 +118,7 @@ fn write_missed<const N: usize>(
     {
         return sink.push_word(tokens);
     }
-    if let Some(tokens) = short.get_second::<N>(word.key, word.hash) {
+    if let Some(tokens) = short.table().get_second::<N>(word.key, word.hash) {
         return sink.push_word(tokens);
     }
     tokenizer.vocab.touch_short(word.hash);

@@ -3,12 +3,13 @@
 use super::ByteLevelBpe;
 use super::added::ParseSpecial;
 use super::block::Block;
-use super::cache::{LongCache, NARROW, ShortCache, WIDE};
-use super::learned::News;
+use super::cache::ShortCache;
+use super::long_cache::LongCache;
 use super::normalize;
 use super::pattern::with_scanner;
 use super::pending::Pending;
 use super::scan::{Piece, Scanner};
+use super::short_table::{NARROW, WIDE};
 use super::simd::{self, Work, fastest};
 use super::sink::Sink;
 
@@ -33,7 +34,6 @@ pub struct Scratch {
     owner: u64,
     short: ShortCache,
     long: LongCache,
-    news: News,
     pending: Pending,
     block: Box<Block>,
     pub(super) normal: String,
@@ -51,9 +51,8 @@ impl Scratch {
     pub fn new() -> Self {
         Self {
             owner: 0,
-            short: ShortCache::new(false),
+            short: ShortCache::new(),
             long: LongCache::new(),
-            news: News::new(),
             pending: Pending::default(),
             block: Box::new(Block::new()),
             normal: String::new(),
@@ -66,11 +65,11 @@ impl Scratch {
     pub(super) fn own(&mut self, tokenizer: &ByteLevelBpe) {
         const MAX_KEPT: usize = 1 << 20;
         if self.owner != tokenizer.serial {
-            self.short = ShortCache::new(tokenizer.vocab.is_narrow());
+            self.short.change_to(&tokenizer.short);
             self.long = LongCache::new();
-            self.news = News::new();
             self.owner = tokenizer.serial;
         }
+        self.short.follow(&tokenizer.short);
         for text in [&mut self.normal, &mut self.prefixed] {
             if text.capacity() > MAX_KEPT {
                 *text = String::new();
@@ -157,17 +156,17 @@ impl<S: Scanner, const N: usize> Work for Words<'_, '_, S, N> {
     #[inline(always)]
     fn run<B: simd::Block>(self) {
         let Self { tokenizer, scanner, piece, scratch, sink } = self;
-        let Scratch { short, long, news, pending, block, .. } = scratch;
+        let Scratch { short, long, pending, block, .. } = scratch;
         let mut start = 0;
         while start < piece.bytes.len() {
-            start = block.fill::<S, B>(tokenizer, scanner, piece, start, (short, long));
+            start = block.fill::<S, B>(tokenizer, scanner, piece, start, (short.table(), long));
             block.write::<N>(tokenizer, piece.bytes, (short, long), pending, sink);
             if pending.is_full() {
-                pending.settle(tokenizer, piece.bytes, (short, long, news), sink);
+                pending.settle(tokenizer, piece.bytes, (short, long), sink);
             }
         }
         if !pending.is_empty() {
-            pending.settle(tokenizer, piece.bytes, (short, long, news), sink);
+            pending.settle(tokenizer, piece.bytes, (short, long), sink);
         }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 const LARGE: usize = 2 << 20;
 
 /// A table of a fixed length; where the system has them, in large pages.
-pub(super) struct Table<T: Copy> {
+pub(super) struct Table<T> {
     items: NonNull<T>,
     len: usize,
     memory: Memory,
@@ -30,26 +30,33 @@ enum Memory {
 }
 
 // SAFETY: it owns its items alone, as a boxed slice does.
-unsafe impl<T: Copy + Send> Send for Table<T> {}
+unsafe impl<T: Send> Send for Table<T> {}
 // SAFETY: as for a boxed slice, a shared table gives shared items only.
-unsafe impl<T: Copy + Sync> Sync for Table<T> {}
+unsafe impl<T: Sync> Sync for Table<T> {}
 
 impl<T: Copy> Table<T> {
     /// `len` times `empty`.
     pub(super) fn new(empty: T, len: usize) -> Self {
-        const { assert!(size_of::<T>() > 0 && align_of::<T>() <= LARGE) };
+        Self::from_fn(len, || empty)
+    }
+}
+
+impl<T> Table<T> {
+    /// One of `len` items, each made by `make`.
+    pub(super) fn from_fn(len: usize, make: impl Fn() -> T) -> Self {
+        const { assert!(size_of::<T>() > 0 && align_of::<T>() <= LARGE && !std::mem::needs_drop::<T>()) };
         let layout = Layout::array::<T>(len.max(1)).expect("a table of more than isize::MAX bytes: this is a bug");
         let (start, memory) = take(layout);
         let items = start.cast::<T>();
         for at in 0..len {
             // SAFETY: the memory has room for `len` items.
-            unsafe { items.add(at).write(empty) };
+            unsafe { items.add(at).write(make()) };
         }
         Self { items, len, memory }
     }
 }
 
-impl<T: Copy> Deref for Table<T> {
+impl<T> Deref for Table<T> {
     type Target = [T];
 
     #[inline(always)]
@@ -59,7 +66,7 @@ impl<T: Copy> Deref for Table<T> {
     }
 }
 
-impl<T: Copy> DerefMut for Table<T> {
+impl<T> DerefMut for Table<T> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above, and the table is borrowed alone.
@@ -67,14 +74,14 @@ impl<T: Copy> DerefMut for Table<T> {
     }
 }
 
-impl<T: Copy> Drop for Table<T> {
+impl<T> Drop for Table<T> {
     fn drop(&mut self) {
         let start = self.items.as_ptr().cast::<u8>();
         match self.memory {
-            // SAFETY: the memory was allocated with this layout, and items that are `Copy` have nothing to drop.
+            // SAFETY: the memory was allocated with this layout, and the items have nothing to drop.
             Memory::Allocated(layout) => unsafe { dealloc(start, layout) },
             #[cfg(target_os = "linux")]
-            // SAFETY: the table alone has this mapping, and items that are `Copy` have nothing to drop.
+            // SAFETY: the table alone has this mapping, and the items have nothing to drop.
             Memory::Mapped { bytes } => drop(unsafe { rustix::mm::munmap(start.cast(), bytes) }),
         }
     }

@@ -26,8 +26,8 @@ mod block;
 mod cache;
 mod encode;
 mod hash;
-mod learned;
 mod load;
+mod long_cache;
 mod map;
 mod merge;
 mod normalize;
@@ -36,6 +36,8 @@ mod pattern;
 mod pending;
 mod refusal;
 mod scan;
+mod shared;
+mod short_table;
 mod simd;
 mod sink;
 mod table;
@@ -55,13 +57,13 @@ use added::AddedTokens;
 pub use added::ParseSpecial;
 pub use encode::{MAX_TEXT, Scratch, TextTooLong};
 use hash::HashKey;
-use learned::Learned;
 use load::Parts;
 use merge::Merges;
 use offsets::Trim;
 pub use offsets::{Encoded, NoOffsets};
 use pattern::Pattern;
 pub use refusal::Refusal;
+use shared::SharedCache;
 use vocab::Vocab;
 pub use words::Words;
 
@@ -80,7 +82,7 @@ pub struct ByteLevelBpe {
     trim: Trim,
     decodes_bytes: bool,
     key: HashKey,
-    learned: Learned,
+    short: SharedCache,
 }
 
 static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
@@ -94,6 +96,7 @@ impl ByteLevelBpe {
         Ok(Self {
             serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
             added_bytes: added_bytes.collect(),
+            short: SharedCache::new(parts.vocab.is_narrow()),
             vocab: parts.vocab,
             merges: parts.merges,
             added: parts.added,
@@ -103,7 +106,6 @@ impl ByteLevelBpe {
             trim: parts.trim,
             decodes_bytes: parts.decodes_bytes,
             key: parts.key,
-            learned: Learned::default(),
         })
     }
 

@@ -2,8 +2,8 @@
 //! their place among the ids: alone each would wait for memory many times over.
 
 use super::ByteLevelBpe;
-use super::cache::{LongCache, MAX_LONG, ShortCache};
-use super::learned::News;
+use super::cache::ShortCache;
+use super::long_cache::{LongCache, MAX_LONG};
 use super::merge::MergeRoom;
 use super::sink::Sink;
 use super::word::{MAX_SHORT, Word};
@@ -71,16 +71,16 @@ impl Pending {
         self.words.is_empty()
     }
 
-    /// Finds the tokens of all words, which are parts of `bytes`, puts them into the sink and into the caches, and tells other threads.
+    /// Finds the tokens of all words, which are parts of `bytes`, puts them into the sink and into the caches, and goes on to the newest of these.
     #[inline(never)]
     pub(super) fn settle(
         &mut self,
         tokenizer: &ByteLevelBpe,
         bytes: &[u8],
-        (short, long, news): (&mut ShortCache, &mut LongCache, &mut News),
+        (short, long): (&mut ShortCache, &mut LongCache),
         sink: &mut Sink<'_>,
     ) {
-        self.find(tokenizer, bytes);
+        self.find(tokenizer, bytes, short);
         self.merge(tokenizer, bytes);
         for (word, tokens) in self.words.iter().zip(&self.tokens) {
             let tokens = match tokens {
@@ -90,11 +90,7 @@ impl Pending {
             };
             let text = &bytes[word.start..word.end];
             match text.len() {
-                ..=MAX_SHORT => {
-                    if let Some(slot) = short.insert(word.key, word.hash, tokens, &tokenizer.vocab) {
-                        news.push(slot);
-                    }
-                }
+                ..=MAX_SHORT => short.insert(word.key, word.hash, tokens),
                 ..=MAX_LONG => long.insert(text, word.hash, tokens),
                 _ => {}
             }
@@ -103,28 +99,35 @@ impl Pending {
         self.words.clear();
         self.numbers = Numbers::default();
         self.places.clear();
-        if news.are_many() {
-            tokenizer.learned.exchange(news, short, &tokenizer.vocab);
-        }
+        short.tell(&tokenizer.short, &tokenizer.vocab);
     }
 
-    /// Finds the words that are tokens.
-    fn find(&mut self, tokenizer: &ByteLevelBpe, bytes: &[u8]) {
+    /// Finds the words that are tokens, and those that stand in the full table before the newest.
+    fn find(&mut self, tokenizer: &ByteLevelBpe, bytes: &[u8], short: &ShortCache) {
         const MAX_KEPT: usize = 1 << 14;
         self.tokens.clear();
         self.open.clear();
         self.many.clear();
         self.many.shrink_to(MAX_KEPT);
+        let previous = short.previous();
         for (at, word) in self.words.iter().enumerate() {
             let whole = if word.is_short() {
                 tokenizer.vocab.whole_short(word.key, word.hash)
             } else {
                 tokenizer.vocab.whole_long(&bytes[word.start..word.end], word.hash)
             };
-            if whole.is_none() {
+            let packed = || previous.as_ref().filter(|_| word.is_short())?.table.find(word.key, word.hash);
+            let tokens = if let Some(id) = whole {
+                Tokens::One(id)
+            } else if let Some(packed) = packed() {
+                let start = self.many.len();
+                packed.append_to(&mut self.many, short.is_narrow());
+                Tokens::Many { start, end: self.many.len() }
+            } else {
                 self.open.push(at);
-            }
-            self.tokens.push(whole.map_or(Tokens::Unknown, Tokens::One));
+                Tokens::Unknown
+            };
+            self.tokens.push(tokens);
         }
     }
 
@@ -133,7 +136,7 @@ impl Pending {
         let Self { words, tokens, open, many, room, .. } = self;
         let texts = open.iter().map(|&at| &bytes[words[at].start..words[at].end]);
         let mut merged = open.iter();
-        let mut start = 0;
+        let mut start = many.len();
         room.encode(&tokenizer.merges, texts, many, |end| {
             if let Some(&at) = merged.next() {
                 tokens[at] = Tokens::Many { start, end };

@@ -25,8 +25,9 @@ pub(super) trait Block: Copy {
 mod processor {
     use std::arch::x86_64::{
         __m128i, __m512i, _MM_HINT_T0, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128,
-        _mm_prefetch, _mm_set1_epi8, _mm_sub_epi8, _mm512_cmpeq_epi8_mask, _mm512_cmple_epu8_mask, _mm512_loadu_si512,
-        _mm512_movepi8_mask, _mm512_or_si512, _mm512_set1_epi8, _mm512_sub_epi8,
+        _mm_prefetch, _mm_set_epi64x, _mm_set1_epi8, _mm_setzero_si128, _mm_sub_epi8, _mm_unpackhi_epi16,
+        _mm_unpacklo_epi16, _mm512_cmpeq_epi8_mask, _mm512_cmple_epu8_mask, _mm512_loadu_si512, _mm512_movepi8_mask,
+        _mm512_or_si512, _mm512_set1_epi8, _mm512_sub_epi8,
     };
 
     use std::sync::atomic::{AtomicU8, Ordering};
@@ -182,6 +183,16 @@ mod processor {
     }
 
     #[inline(always)]
+    pub(in crate::bpe) fn widen(narrow: [u64; 2]) -> [u32; 8] {
+        let [first, second] = narrow.map(u64::cast_signed);
+        // SAFETY: SSE2 is part of the architecture's baseline; any bits are numbers.
+        unsafe {
+            let (narrow, zero) = (_mm_set_epi64x(second, first), _mm_setzero_si128());
+            std::mem::transmute([_mm_unpacklo_epi16(narrow, zero), _mm_unpackhi_epi16(narrow, zero)])
+        }
+    }
+
+    #[inline(always)]
     pub(in crate::bpe) fn prefetch<T>(slice: &[T], at: usize) {
         // SAFETY: the instruction is part of the architecture's baseline, and a hint that reads no memory: any address is allowed, also one
         // that lies outside of the slice.
@@ -250,6 +261,11 @@ mod plain {
         work.run::<Any>();
     }
 
+    #[inline(always)]
+    pub(in crate::bpe) fn widen(narrow: [u64; 2]) -> [u32; 8] {
+        std::array::from_fn(|at| u32::from((narrow[at / 4] >> (16 * (at % 4))) as u16))
+    }
+
     #[cfg(not(target_arch = "x86_64"))]
     #[inline(always)]
     pub(in crate::bpe) fn prefetch<T>(_slice: &[T], _at: usize) {}
@@ -266,6 +282,12 @@ pub(super) use processor::Any;
 #[inline(always)]
 pub(super) fn prefetch<T>(slice: &[T], at: usize) {
     processor::prefetch(slice, at);
+}
+
+/// Eight numbers of 16 bits each, the lowest first, as numbers of 32 bits.
+#[inline(always)]
+pub(super) fn widen(narrow: [u64; 2]) -> [u32; 8] {
+    processor::widen(narrow)
 }
 
 /// Work of which there are more forms, compiled for newer processors.
@@ -340,6 +362,13 @@ mod tests {
             prop_assert_eq!(tell(|work| work.run::<plain::Any>()), expected.clone());
             prop_assert_eq!(tell(|work| fastest(work)), expected);
         }
+    }
+
+    #[test]
+    fn narrow_numbers_are_widened_in_order() {
+        let narrow = [0x8003_ffff_0001_0000, 0x0007_0006_0005_8004];
+        let wide = [0, 1, 0xffff, 0x8003, 0x8004, 5, 6, 7];
+        assert_eq!((widen(narrow), plain::widen(narrow)), (wide, wide));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Where ids are written.
 
-use super::cache::Inline;
+use super::short_table::Inline;
 
 /// The end of a list of ids, with room written ahead, so that the ids of a word are one store.
 pub(super) struct Sink<'a> {

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use super::Refusal;
 use super::alphabet;
-use super::cache::NARROW_IDS;
 use super::hash::{HashKey, slot_of};
 use super::map::Table;
+use super::short_table::NARROW_IDS;
 use super::simd::prefetch;
 use super::word::{MAX_SHORT, ShortKey};
 
