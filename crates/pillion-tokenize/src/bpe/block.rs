@@ -74,7 +74,7 @@ impl Block {
 
     /// Writes the tokens of the words that the caches hold, each short word's of up to `N`. The others are left pending.
     #[inline(always)]
-    pub(super) fn write<const N: usize>(
+    pub(super) fn write<const N: usize, B: simd::Block>(
         &self,
         tokenizer: &ByteLevelBpe,
         bytes: &[u8],
@@ -83,7 +83,7 @@ impl Block {
         sink: &mut Sink<'_>,
     ) {
         let (mut words, table) = (self.words[..self.len].iter(), short.table());
-        while let Some(word) = sink.push_words(&mut words, |word| table.get::<N>(word.key, word.hash)) {
+        while let Some(word) = sink.push_words(&mut words, |word| table.get::<N, B>(word.key, word.hash)) {
             // Vocabularies with so few tokens have many such words.
             if N == NARROW
                 && word.key != ShortKey::NONE

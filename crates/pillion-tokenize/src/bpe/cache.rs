@@ -127,6 +127,7 @@ impl ShortCache {
 mod tests {
     use super::super::hash::HashKey;
     use super::super::short_table::{NARROW, NARROW_IDS, WIDE};
+    use super::super::simd::Any;
     use super::*;
 
     fn key(number: u32) -> ShortKey {
@@ -142,7 +143,7 @@ mod tests {
                 let (key, tokens, hash) =
                     (key(count), (0..count).map(|at| first - at).collect::<Vec<_>>(), u64::from(count) << 59);
                 cache.insert(key, hash, &tokens);
-                let (inline, many) = (cache.table().get::<N>(key, hash), cache.get_many(key, hash));
+                let (inline, many) = (cache.table().get::<N, Any>(key, hash), cache.get_many(key, hash));
                 assert_eq!((inline.is_some(), many.is_some()), (tokens.len() <= N, tokens.len() > N), "{count}");
                 let found = inline.map(|(ids, len)| ids[..len].to_vec());
                 assert_eq!(found.or(many.map(|(ids, len)| ids[..len].to_vec())), Some(tokens), "{count}");
@@ -183,7 +184,7 @@ mod tests {
             one.tell(&shared, &vocab);
         }
         let known = |cache: &ShortCache| {
-            let find = |number: &u32| cache.table().get::<WIDE>(key(*number), hash(*number)).is_some();
+            let find = |number: &u32| cache.table().get::<WIDE, Any>(key(*number), hash(*number)).is_some();
             (0..2_000).filter(find).count()
         };
         let before = known(&two);

@@ -160,7 +160,7 @@ impl<S: Scanner, const N: usize> Work for Words<'_, '_, S, N> {
         let mut start = 0;
         while start < piece.bytes.len() {
             start = block.fill::<S, B>(tokenizer, scanner, piece, start, (short.table(), long));
-            block.write::<N>(tokenizer, piece.bytes, (short, long), pending, sink);
+            block.write::<N, B>(tokenizer, piece.bytes, (short, long), pending, sink);
             if pending.is_full() {
                 pending.settle(tokenizer, piece.bytes, (short, long), sink);
             }

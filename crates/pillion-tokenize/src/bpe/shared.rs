@@ -135,6 +135,7 @@ impl SharedCache {
 mod tests {
     use super::super::hash::HashKey;
     use super::super::short_table::WIDE;
+    use super::super::simd::Any;
     use super::*;
 
     fn key(number: u32) -> ShortKey {
@@ -180,7 +181,7 @@ mod tests {
         let tokens = |word: &[u8]| {
             let key = ShortKey::new(word, 0, word.len());
             let (generation, _) = shared.newest();
-            generation.table.view().get::<WIDE>(key, vocab.hash(key)).map(|(ids, count)| ids[..count].to_vec())
+            generation.table.view().get::<WIDE, Any>(key, vocab.hash(key)).map(|(ids, count)| ids[..count].to_vec())
         };
         assert_eq!(tokens(b"ab"), None);
         learn(&shared, &vocab, 0..2 * SOME_PAIRS as u32);

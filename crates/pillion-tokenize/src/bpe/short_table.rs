@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::map::Table;
-use super::simd::{prefetch, widen};
+use super::simd::{Any, Block, prefetch};
 use super::word::ShortKey;
 
 /// The most tokens of a word that a slot keeps: as many as fit into its sixteen bytes.
@@ -45,20 +45,20 @@ impl Packed {
     /// Appends them to `out`. `is_narrow`: as when they were packed.
     pub(super) fn append_to(self, out: &mut Vec<u32>, is_narrow: bool) {
         if is_narrow {
-            let (ids, count) = self.tokens::<NARROW>();
+            let (ids, count) = self.tokens::<NARROW, Any>();
             out.extend_from_slice(&ids[..count]);
         } else {
-            let (ids, count) = self.tokens::<WIDE>();
+            let (ids, count) = self.tokens::<WIDE, Any>();
             out.extend_from_slice(&ids[..count]);
         }
     }
 
     #[inline(always)]
-    fn tokens<const N: usize>(self) -> Inline<N> {
+    fn tokens<const N: usize, B: Block>(self) -> Inline<N> {
         let Self { ids, count } = self;
         let wide = |at: usize| (ids[at / 2] >> (32 * (at % 2))) as u32;
         let tokens = if N == NARROW {
-            let tokens = widen(ids);
+            let tokens = B::widen(ids);
             std::array::from_fn(|at| tokens[at])
         } else {
             std::array::from_fn(wide)
@@ -125,11 +125,11 @@ impl Pair {
     }
 
     #[inline(always)]
-    fn get<const N: usize>(&self, key: ShortKey) -> Option<Inline<N>> {
+    fn get<const N: usize, B: Block>(&self, key: ShortKey) -> Option<Inline<N>> {
         let Self(slots) = self;
         // Which of the two it is cannot be foretold, only that it is one: so no branch but the last.
         let slot = &slots[usize::from(!slots[0].holds(key))];
-        slot.holds(key).then(|| slot.packed().tokens())
+        slot.holds(key).then(|| slot.packed().tokens::<N, B>())
     }
 }
 
@@ -211,14 +211,14 @@ impl ShortTable {
 impl View<'_> {
     /// The tokens of the word and their number, if it stands in its first pair.
     #[inline(always)]
-    pub(super) fn get<const N: usize>(self, key: ShortKey, hash: u64) -> Option<Inline<N>> {
-        self.pairs[self.place(hash)].get(key)
+    pub(super) fn get<const N: usize, B: Block>(self, key: ShortKey, hash: u64) -> Option<Inline<N>> {
+        self.pairs[self.place(hash)].get::<N, B>(key)
     }
 
     /// The tokens of the word and their number, if it stands in its second pair.
     #[inline]
     pub(super) fn get_second<const N: usize>(self, key: ShortKey, hash: u64) -> Option<Inline<N>> {
-        self.pairs[self.place(hash) ^ 1].get(key)
+        self.pairs[self.place(hash) ^ 1].get::<N, Any>(key)
     }
 
     /// Begins to bring the pair near that [`Self::get`] reads.
@@ -252,7 +252,7 @@ mod tests {
     }
 
     fn tokens(table: &ShortTable, key: ShortKey, hash: u64) -> Option<Vec<u32>> {
-        let found = table.view().get::<WIDE>(key, hash).or_else(|| table.view().get_second(key, hash));
+        let found = table.view().get::<WIDE, Any>(key, hash).or_else(|| table.view().get_second(key, hash));
         let found = found.map(|(ids, count)| ids[..count].to_vec());
         let packed = table.find(key, hash).map(|packed| {
             let mut ids = Vec::new();
@@ -306,7 +306,7 @@ mod tests {
                 let packed = Packed::new(&tokens, is_narrow);
                 assert_eq!(packed.is_some(), tokens.len() <= N, "{count}");
                 let Some(packed) = packed else { continue };
-                let (ids, len) = packed.tokens::<N>();
+                let (ids, len) = packed.tokens::<N, Any>();
                 assert_eq!(ids[..len], tokens);
                 let mut all = vec![1];
                 packed.append_to(&mut all, is_narrow);
@@ -325,7 +325,7 @@ mod tests {
             use Inserted::{Known, New, NoRoom};
             [New, New, New, New, NoRoom, Known]
         });
-        let first = [0, 1, 2, 3, 4].map(|number| table.view().get::<WIDE>(key(number), 5).map(|(ids, _)| ids[0]));
+        let first = [0, 1, 2, 3, 4].map(|number| table.view().get::<WIDE, Any>(key(number), 5).map(|(ids, _)| ids[0]));
         assert_eq!(first, [Some(0), Some(1), None, None, None]);
         let second =
             [0, 1, 2, 3, 4].map(|number| table.view().get_second::<WIDE>(key(number), 5).map(|(ids, _)| ids[0]));
@@ -341,7 +341,7 @@ mod tests {
             let own = |number: u32| [number, !number, number ^ 0x5555, number << 3];
             let check = || {
                 for number in 0..1 << 9 {
-                    let found = table.view().get::<WIDE>(key(number), hash(hashes, key(number)));
+                    let found = table.view().get::<WIDE, Any>(key(number), hash(hashes, key(number)));
                     assert!(found.is_none_or(|found| found == (own(number), WIDE)));
                 }
             };
