@@ -98,11 +98,15 @@ impl ShortCache {
             return;
         }
         let packed = Packed::new(tokens, self.is_narrow);
-        let inserted = packed.map(|packed| self.generation.table.insert(key, hash, packed));
-        // Words that find no room count too: a table is full when it has none for the words that come.
-        self.offered += usize::from(matches!(inserted, Some(Inserted::New | Inserted::NoRoom)));
-        if !matches!(inserted, Some(Inserted::New | Inserted::Known)) {
-            self.insert_many(key, hash, tokens);
+        match packed.map(|packed| self.generation.table.insert(key, hash, packed)) {
+            Some(Inserted::Known) => {}
+            Some(Inserted::New) => self.offered += 1,
+            Some(Inserted::NoRoom) => {
+                // It counts too: a table is full when it has no room for the words that come.
+                self.offered += 1;
+                self.insert_many(key, hash, tokens);
+            }
+            None => self.insert_many(key, hash, tokens),
         }
     }
 

@@ -27,8 +27,9 @@ impl TextTooLong {
     }
 }
 
-/// What a thread keeps between calls: caches of words and room to work in. It is cheap to make, grows with use up to a
-/// few MiB, and never changes a result. One serves any number of tokenizers, but changing between them empties it.
+/// What a thread keeps between calls: its way to the words that the tokenizer knows, the rarer ones of its own, and room to work in. It is cheap
+/// to make, grows with use up to a few MiB, and never changes a result. One serves any number of tokenizers, but changing between them
+/// empties it.
 pub struct Scratch {
     /// The tokenizer whose words the caches hold.
     owner: u64,

@@ -38,13 +38,15 @@ pub(super) struct Generation {
     number: u64,
     pub(super) table: ShortTable,
     offered: AtomicUsize,
-    is_last_size: bool,
 }
 
 impl Generation {
     pub(super) fn new(number: u64, pairs: usize) -> Self {
-        let is_last_size = pairs >= MAX_PAIRS;
-        Self { number, table: ShortTable::new(pairs), offered: AtomicUsize::new(0), is_last_size }
+        Self { number, table: ShortTable::new(pairs), offered: AtomicUsize::new(0) }
+    }
+
+    fn is_last_size(&self) -> bool {
+        self.table.num_pairs() >= MAX_PAIRS
     }
 
     /// Puts a word into a table that no other thread has yet.
@@ -58,7 +60,7 @@ impl Generation {
     fn count(&self, offered: usize) -> bool {
         let pairs = self.table.num_pairs();
         // Of two slots a pair, half are taken; in a table that will not grow, three of four.
-        let enough = if self.is_last_size { pairs + pairs / 2 } else { pairs };
+        let enough = if self.is_last_size() { pairs + pairs / 2 } else { pairs };
         self.offered.fetch_add(offered, Ordering::Relaxed) + offered > enough
     }
 }
@@ -107,12 +109,12 @@ impl SharedCache {
         }
         let more = if full.table.num_pairs() < SOME_PAIRS { SOME_PAIRS } else { MAX_PAIRS };
         let next = Generation::new(full.number + 1, more);
-        if !full.is_last_size {
+        if !full.is_last_size() {
             for (key, packed) in full.table.words() {
                 next.insert(key, vocab.hash(key), packed);
             }
         }
-        if next.is_last_size {
+        if next.is_last_size() {
             // It takes less time to put all of them there than to look for each where it first comes.
             for (key, id) in vocab.short_words().filter(|&(_, id)| id < COMMON) {
                 if let Some(packed) = Packed::new(&[id], self.is_narrow) {
@@ -122,7 +124,7 @@ impl SharedCache {
         }
         let mut newest = self.lock();
         let full = std::mem::replace(&mut newest.current, Arc::new(next));
-        newest.previous = full.is_last_size.then_some(full);
+        newest.previous = full.is_last_size().then_some(full);
         self.number.store(newest.current.number, Ordering::Relaxed);
     }
 

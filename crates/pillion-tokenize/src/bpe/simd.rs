@@ -20,10 +20,7 @@ pub(super) trait Block: Copy {
     fn within(self, first: u8, last: u8) -> u64;
 
     /// Eight numbers of 16 bits each, the lowest first, as numbers of 32 bits.
-    #[inline(always)]
-    fn widen(narrow: [u64; 2]) -> [u32; 8] {
-        widen(narrow)
-    }
+    fn widen(narrow: [u64; 2]) -> [u32; 8];
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -45,6 +42,16 @@ mod processor {
     pub(in crate::bpe) struct Any([__m128i; 4]);
 
     impl Block for Any {
+        #[inline(always)]
+        fn widen(narrow: [u64; 2]) -> [u32; 8] {
+            let [first, second] = narrow.map(u64::cast_signed);
+            // SAFETY: SSE2 is part of the architecture's baseline; any bits are numbers.
+            unsafe {
+                let (narrow, zero) = (_mm_set_epi64x(second, first), _mm_setzero_si128());
+                std::mem::transmute([_mm_unpacklo_epi16(narrow, zero), _mm_unpackhi_epi16(narrow, zero)])
+            }
+        }
+
         #[inline(always)]
         fn load(bytes: &[u8; BYTES]) -> Self {
             let (vectors, _) = bytes.as_chunks::<16>();
@@ -196,16 +203,6 @@ mod processor {
     }
 
     #[inline(always)]
-    pub(in crate::bpe) fn widen(narrow: [u64; 2]) -> [u32; 8] {
-        let [first, second] = narrow.map(u64::cast_signed);
-        // SAFETY: SSE2 is part of the architecture's baseline; any bits are numbers.
-        unsafe {
-            let (narrow, zero) = (_mm_set_epi64x(second, first), _mm_setzero_si128());
-            std::mem::transmute([_mm_unpacklo_epi16(narrow, zero), _mm_unpackhi_epi16(narrow, zero)])
-        }
-    }
-
-    #[inline(always)]
     pub(in crate::bpe) fn prefetch<T>(slice: &[T], at: usize) {
         // SAFETY: the instruction is part of the architecture's baseline, and a hint that reads no memory: any address is allowed, also one
         // that lies outside of the slice.
@@ -224,6 +221,11 @@ mod plain {
     pub(in crate::bpe) struct Any([u64; BYTES / 8]);
 
     impl Block for Any {
+        #[inline(always)]
+        fn widen(narrow: [u64; 2]) -> [u32; 8] {
+            std::array::from_fn(|at| u32::from((narrow[at / 4] >> (16 * (at % 4))) as u16))
+        }
+
         #[inline(always)]
         fn load(bytes: &[u8; BYTES]) -> Self {
             let (words, _) = bytes.as_chunks::<8>();
@@ -274,11 +276,6 @@ mod plain {
         work.run::<Any>();
     }
 
-    #[inline(always)]
-    pub(in crate::bpe) fn widen(narrow: [u64; 2]) -> [u32; 8] {
-        std::array::from_fn(|at| u32::from((narrow[at / 4] >> (16 * (at % 4))) as u16))
-    }
-
     #[cfg(not(target_arch = "x86_64"))]
     #[inline(always)]
     pub(in crate::bpe) fn prefetch<T>(_slice: &[T], _at: usize) {}
@@ -294,12 +291,6 @@ pub(super) use processor::Any;
 #[inline(always)]
 pub(super) fn prefetch<T>(slice: &[T], at: usize) {
     processor::prefetch(slice, at);
-}
-
-/// Eight numbers of 16 bits each, the lowest first, as numbers of 32 bits.
-#[inline(always)]
-pub(super) fn widen(narrow: [u64; 2]) -> [u32; 8] {
-    processor::widen(narrow)
 }
 
 /// Work of which there are more forms, compiled for newer processors.
@@ -391,7 +382,7 @@ mod tests {
         let wide = [0, 1, 0xffff, 0x8003, 0x8004, 5, 6, 7];
         let mut fast = [0; 8];
         fastest(Widen(narrow, &mut fast));
-        assert_eq!([fast, widen(narrow), plain::widen(narrow)], [wide; 3]);
+        assert_eq!([fast, Any::widen(narrow), plain::Any::widen(narrow)], [wide; 3]);
     }
 
     #[test]
