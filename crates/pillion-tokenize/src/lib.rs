@@ -17,6 +17,7 @@ mod input;
 mod load;
 mod offsets;
 mod options;
+mod placement;
 mod pool;
 mod post_processor;
 mod rows;

@@ -4,7 +4,10 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::error::{TokenizeError, guard};
+use crate::{
+    error::{TokenizeError, guard},
+    placement::Placement,
+};
 
 /// More threads than this bring nothing and cost caches.
 const MAX_THREADS: usize = 256;
@@ -13,6 +16,7 @@ const MAX_THREADS: usize = 256;
 pub struct Pool {
     /// None where the system gives no thread at all: then the callers work.
     threads: Option<rayon::ThreadPool>,
+    placement: Placement,
 }
 
 static POOL: OnceLock<Pool> = OnceLock::new();
@@ -60,7 +64,8 @@ impl Pool {
         };
         // Some containers allow few threads or none.
         let threads = build(num_threads.clamp(1, MAX_THREADS)).or_else(|_| build(1)).ok();
-        Self { threads }
+        let placement = Placement::new(threads.as_ref().map_or(0, rayon::ThreadPool::current_num_threads));
+        Self { threads, placement }
     }
 
     /// How many threads it has; 1 if callers have to do the work.
@@ -86,7 +91,10 @@ impl Pool {
         items: &[I],
         work: impl Fn(&I) -> Result<T, TokenizeError> + Sync,
     ) -> Result<Vec<T>, TokenizeError> {
-        let work = |item: &I| guard(|reason| TokenizeError::Panicked { reason }, || work(item));
+        let work = |item: &I| {
+            let _at_work = rayon::current_thread_index().and_then(|thread| self.placement.begin(thread));
+            guard(|reason| TokenizeError::Panicked { reason }, || work(item))
+        };
         match &self.threads {
             Some(threads) => threads.install(|| items.par_iter().map(work).collect()),
             None => items.iter().map(work).collect(),
@@ -117,7 +125,7 @@ mod tests {
 
     #[test]
     fn every_pool_does_all_the_work_in_order() {
-        for pool in [Pool::new(1), Pool::new(3), Pool { threads: None }] {
+        for pool in [Pool::new(1), Pool::new(3), Pool { threads: None, placement: Placement::new(0) }] {
             let items: Vec<u32> = (0..100).collect();
             assert_eq!(pool.map(&items, |i| Ok(i * 2)).unwrap(), items.iter().map(|i| i * 2).collect::<Vec<_>>());
             let error = pool.map(&items, |i| if *i == 50 { panic!("bad {i}") } else { Ok(()) }).unwrap_err();
