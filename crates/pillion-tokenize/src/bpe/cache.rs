@@ -92,6 +92,11 @@ impl ShortCache {
         (word.key == key).then_some((word.ids, word.count as usize))
     }
 
+    /// Says which words are inserted soon, by their hashes, so that their places come from another thread's core all at once.
+    pub(super) fn touch_to_write(&self, hashes: impl Iterator<Item = u64>) {
+        hashes.for_each(|hash| self.table().touch_to_write(hash));
+    }
+
     /// Keeps the word.
     pub(super) fn insert(&mut self, key: ShortKey, hash: u64, tokens: &[u32]) {
         if tokens.is_empty() {

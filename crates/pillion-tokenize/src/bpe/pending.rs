@@ -81,6 +81,7 @@ impl Pending {
         sink: &mut Sink<'_>,
     ) {
         self.find(tokenizer, bytes, short);
+        short.touch_to_write(self.words.iter().filter(|word| word.is_short()).map(|word| word.hash));
         self.merge(tokenizer, bytes);
         for (word, tokens) in self.words.iter().zip(&self.tokens) {
             let tokens = match tokens {

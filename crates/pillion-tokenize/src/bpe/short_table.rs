@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::map::Table;
-use super::simd::{Any, Block, prefetch};
+use super::simd::{Any, Block, prefetch, prefetch_to_write};
 use super::word::ShortKey;
 
 /// The most tokens of a word that a slot keeps: as many as fit into its sixteen bytes.
@@ -225,6 +225,12 @@ impl View<'_> {
     #[inline(always)]
     pub(super) fn touch(self, hash: u64) {
         prefetch(self.pairs, self.place(hash));
+    }
+
+    /// Begins to bring what [`ShortTable::insert`] writes to into the core's own cache, away from those of others.
+    #[inline(always)]
+    pub(super) fn touch_to_write(self, hash: u64) {
+        prefetch_to_write(self.pairs, self.place(hash));
     }
 
     #[inline(always)]

@@ -26,6 +26,7 @@ pub(super) trait Block: Copy {
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "the compiler has no safe form of these instructions")]
 mod processor {
+    use std::arch::asm;
     use std::arch::x86_64::{
         __m128i, __m512i, _MM_HINT_T0, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128,
         _mm_prefetch, _mm_set_epi64x, _mm_set1_epi8, _mm_setzero_si128, _mm_sub_epi8, _mm_unpackhi_epi16,
@@ -208,6 +209,16 @@ mod processor {
         // that lies outside of the slice.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(slice.as_ptr().wrapping_add(at).cast()) }
     }
+
+    #[inline(always)]
+    pub(in crate::bpe) fn prefetch_to_write<T>(slice: &[T], at: usize) {
+        // The instruction has no feature of its own in `std`. All processors with AVX2 have it, or do nothing in its place.
+        if is_x86_feature_detected!("avx2") {
+            let place = slice.as_ptr().wrapping_add(at);
+            // SAFETY: the processor knows the instruction, which is a hint like the one above and neither reads nor changes memory.
+            unsafe { asm!("prefetchw [{}]", in(reg) place, options(nostack, preserves_flags, readonly)) }
+        }
+    }
 }
 
 #[cfg(any(test, not(target_arch = "x86_64")))]
@@ -279,6 +290,10 @@ mod plain {
     #[cfg(not(target_arch = "x86_64"))]
     #[inline(always)]
     pub(in crate::bpe) fn prefetch<T>(_slice: &[T], _at: usize) {}
+
+    #[cfg(not(target_arch = "x86_64"))]
+    #[inline(always)]
+    pub(in crate::bpe) fn prefetch_to_write<T>(_slice: &[T], _at: usize) {}
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -291,6 +306,12 @@ pub(super) use processor::Any;
 #[inline(always)]
 pub(super) fn prefetch<T>(slice: &[T], at: usize) {
     processor::prefetch(slice, at);
+}
+
+/// Like [`prefetch`], and takes the place from the caches of other cores, which is needed before it is written to.
+#[inline(always)]
+pub(super) fn prefetch_to_write<T>(slice: &[T], at: usize) {
+    processor::prefetch_to_write(slice, at);
 }
 
 /// Work of which there are more forms, compiled for newer processors.
@@ -388,7 +409,10 @@ mod tests {
     #[test]
     fn a_hint_may_point_anywhere() {
         prefetch(&[1, 2, 3], 2);
+        prefetch_to_write(&[1, 2, 3], 2);
         prefetch(&[1, 2, 3], usize::MAX);
+        prefetch_to_write(&[1, 2, 3], usize::MAX);
         prefetch::<u64>(&[], 0);
+        prefetch_to_write::<u64>(&[], 0);
     }
 }
