@@ -1,7 +1,6 @@
 //! The bounded cache of longer words, each thread's own.
 
 use super::hash::slot_of;
-use super::map::Table;
 use super::simd::prefetch;
 
 /// Where a long word stands in the ring, counted from the first byte ever written.
@@ -23,14 +22,15 @@ struct Places([Place; 4]);
 /// Longer words, in a ring of bytes: each word, then its tokens. New ones overwrite the oldest. The first are forgotten when there is much
 /// text, so that a little needs little memory.
 pub(super) struct LongCache {
-    places: Table<Places>,
+    /// Not in large pages: each thread has some, and a large one that is new can take long to get.
+    places: Vec<Places>,
     ring: Vec<u8>,
     written: u64,
 }
 
 /// The longest word that [`LongCache`] keeps.
 pub(super) const MAX_LONG: usize = 128;
-const PLACES: usize = 1 << 15;
+const PLACES: usize = 1 << 14;
 const FIRST_PLACES: usize = 1 << 9;
 /// When so much is written to the ring, there are all places.
 const MUCH: u64 = 1 << 16;
@@ -39,7 +39,7 @@ const ID_BYTES: usize = 4;
 
 impl LongCache {
     pub(super) fn new() -> Self {
-        Self { places: Table::new(Places([NOWHERE; 4]), 0), ring: Vec::new(), written: 0 }
+        Self { places: Vec::new(), ring: Vec::new(), written: 0 }
     }
 
     /// Begins to bring near what [`Self::get`] reads first.
@@ -73,7 +73,7 @@ impl LongCache {
     pub(super) fn insert(&mut self, word: &[u8], hash: u64, tokens: &[u32]) {
         let num_places = if self.written < MUCH { FIRST_PLACES } else { PLACES };
         if self.places.len() < num_places {
-            self.places = Table::new(Places([NOWHERE; 4]), num_places);
+            self.places = vec![Places([NOWHERE; 4]); num_places];
         }
         let size = word.len() + ID_BYTES * tokens.len();
         let mut start = (self.written % RING as u64) as usize;
